@@ -1,0 +1,5 @@
+"""`python -m edgefusion` is `edgefusion`."""
+
+from edgefusion.cli import main
+
+main()

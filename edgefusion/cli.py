@@ -1,0 +1,138 @@
+"""The command line: `edgefusion <verb> …` and `python -m edgefusion.<verb> …` are the same thing.
+
+A verb is one line in `VERBS`. Its module is imported only when it is called, so `edgefusion --help` is quick and works
+without torch; a verb whose module is not in this installation is not listed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from edgefusion import __version__
+from edgefusion.spec.errors import UserError
+
+
+INTERRUPTED = "Interrupted; run the same command again to continue."
+
+
+class Verb(NamedTuple):
+    """`target`: "module:name" of a function with typer-annotated parameters, or of a `typer.Typer` with sub-commands."""
+
+    target: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "export": Verb("edgefusion.export.command:main", "Make a bundle for a target from a checkpoint (needs torch)."),
+    "runtime": Verb("edgefusion.runtime.command:main", "Make a picture from a bundle and a prompt."),
+    "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
+    "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
+    "zoo": Verb("edgefusion.zoo.command:main", "Train the small family from nothing, in stages (needs torch)."),
+}
+
+
+def installed(verb: Verb) -> bool:
+    """Whether the verb's module is in this installation, found without importing anything."""
+    inside = verb.target.partition(":")[0].split(".")[1:]
+    path = Path(__file__).parent.joinpath(*inside)
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def present_verbs() -> dict[str, Verb]:
+    """The verbs of this installation."""
+    return {name: verb for name, verb in VERBS.items() if installed(verb)}
+
+
+def load(verb: Verb) -> Any:
+    """The function or `typer.Typer` a verb points to (imports its module)."""
+    module, _, name = verb.target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def run(function: Any, args: Sequence[str] | None = None, prog: str | None = None) -> NoReturn:
+    """Run one verb as a command and exit: UserError as one paragraph on stderr, Ctrl-C as one line and status 130.
+
+    Args:
+        function: a function with typer-annotated parameters, or a `typer.Typer`.
+        args: the words after the verb; those of this process without it.
+        prog: the name usage lines show; `python -m edgefusion.<verb>` without it.
+    """
+    guarded(lambda: _as_command(function)(args=args, prog_name=prog))
+
+
+def guarded(call: Callable[[], object]) -> NoReturn:
+    """Do `call` and exit 0, or print what a person can mend and exit with its code."""
+    try:
+        call()
+    except UserError as error:
+        _complain(f"error: {' '.join(str(error).split())}")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        _complain(INTERRUPTED)
+        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 130:  # typer has turned the KeyboardInterrupt into this
+            _complain(INTERRUPTED)
+        raise
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, `… | head`
+        raise SystemExit(141) from None
+    raise SystemExit(0)
+
+
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _as_command(function: Any) -> Callable[..., object]:
+    import typer
+
+    if isinstance(function, typer.Typer):
+        return function
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(function)
+    return app
+
+
+def overview() -> None:
+    """Print the verbs, one a line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, verb in present_verbs().items():
+        table.add_row(f"  {name}", verb.summary)
+    console = Console(highlight=False)
+    console.print("Usage: edgefusion VERB …\n\nFrom a Stable Diffusion checkpoint to a two-step picture.\n")
+    console.print(table)
+    console.print("\n`edgefusion VERB --help` for one of them; `--version` for the version.")
+
+
+def unknown_verb(word: str) -> UserError:
+    """The error for a verb that is not there, with the nearest that is."""
+    names = list(present_verbs())
+    near = difflib.get_close_matches(word, names, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"The verbs are {', '.join(names)}."
+    return UserError(f"there is no verb {word!r}.", where="edgefusion", remedy=hint)
+
+
+def main() -> NoReturn:
+    """The `edgefusion` script."""
+    words = sys.argv[1:]
+    if words and words[0] in present_verbs():
+        run(load(VERBS[words[0]]), words[1:], f"edgefusion {words[0]}")
+    guarded(lambda: _without_verb(words))
+
+
+def _without_verb(words: Sequence[str]) -> None:
+    if not words or words[0] in ("--help", "-h"):
+        overview()
+    elif words[0] == "--version":
+        print(__version__)
+    else:
+        raise unknown_verb(words[0])

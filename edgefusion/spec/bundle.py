@@ -1,0 +1,192 @@
+"""Bundle: what crosses the line from the host (torch) to the board (no torch). A folder with a manifest.
+
+Layout: `manifest.json`, `text_encoder/model.onnx`, `unet/model.onnx`, `vae_decoder/model.onnx`,
+`tokenizer/tokenizer.json`, `golden.npz`, `LICENSE`. Every file but the manifest is listed in it with its hash.
+Nothing in a manifest depends on the time or the machine path it was made at: the same export gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from edgefusion.spec.device import Device
+from edgefusion.spec.recipe import Precision, Recipe
+from edgefusion.spec.strict import Strict
+
+SCHEMA_VERSION = 1
+
+PartName = Literal["text_encoder", "unet", "decoder"]
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path or str(pure) != path:
+        raise ValueError(f"{path!r} must be a plain relative path with forward slashes that stays in the bundle")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class File(Strict):
+    """One file of the bundle."""
+
+    sha256: Sha256
+    size_bytes: int = Field(ge=0)
+
+
+class Tensor(Strict):
+    """One input or output of a part. `scale` and `zero_point` are given where the tensor itself is quantised."""
+
+    name: str
+    dtype: Literal["float32", "float16", "int64", "int32", "uint16", "int8", "uint8"]
+    shape: tuple[int, ...]
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class Part(Strict):
+    """One graph: the portable file, its tensors, and how near it is to the float model."""
+
+    file: RelativePath
+    format: Literal["onnx"]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    precision: Precision
+    parameters: int = Field(ge=0)
+    psnr_db: float = Field(description="PSNR of this part against the torch float32 module on the same input, dB")
+    floor_db: float
+
+
+class TimestepPoint(Strict):
+    """One point of a schedule: the timestep given to the U-Net and ᾱ (alphas_cumprod) there."""
+
+    timestep: int = Field(ge=0)
+    alpha_cumprod: float = Field(gt=0, le=1)
+
+
+class Guidance(Strict):
+    """Guidance embedding of an LCM student (`timestep_cond`; LCM, arXiv 2310.04378, §4.2).
+
+    embedding(w) = concat(sin(1000·w·f_i), cos(1000·w·f_i)), f_i = exp(-i·ln(10000)/(dim/2 - 1)), i = 0..dim/2-1,
+    where w = guidance scale - 1.
+    """
+
+    embedding_dim: int = Field(gt=0, multiple_of=2)
+    default_scale: float
+    min_scale: float
+    max_scale: float
+    effect_db: float = Field(description="PSNR between U-Net outputs at min_scale and max_scale: low = strong effect")
+
+
+class Sampler(Strict):
+    """Constants of multistep consistency sampling, exact, so that no port recomputes them.
+
+    `schedules[n]` holds the n points of an n-step run, first to last. At a point with timestep t, ᾱ, model output o,
+    and sample x (latents, already at unit noise scale):
+        x0    = (x - sqrt(1-ᾱ)·o) / sqrt(ᾱ)        prediction_type "epsilon"
+              = sqrt(ᾱ)·x - sqrt(1-ᾱ)·o            prediction_type "v_prediction"
+        c_skip = σ²/((t·s)²+σ²),  c_out = t·s/sqrt((t·s)²+σ²),  s = timestep_scaling, σ = sigma_data
+        x0'   = c_out·x0 + c_skip·x
+        next x = sqrt(ᾱ')·x0' + sqrt(1-ᾱ')·noise, ᾱ' of the following point; x0' itself after the last one.
+    """
+
+    type: Literal["lcm"]
+    prediction_type: Literal["epsilon", "v_prediction"]
+    default_steps: int = Field(ge=1, le=8)
+    timestep_scaling: float
+    sigma_data: float
+    schedules: dict[int, tuple[TimestepPoint, ...]]
+    latent_scale: float = Field(gt=0, description="latents are divided by this before the decoder")
+    latent_shift: float = 0.0
+    guidance: Guidance | None
+
+    @model_validator(mode="after")
+    def _schedule_lengths(self) -> Sampler:
+        for steps, points in self.schedules.items():
+            if len(points) != steps:
+                raise ValueError(f"schedules.{steps} has {len(points)} points")
+        if self.default_steps not in self.schedules:
+            raise ValueError(f"no schedule for default_steps = {self.default_steps}")
+        return self
+
+
+class Tokenizer(Strict):
+    """`file` is a Hugging Face `tokenizers` file without truncation or padding of its own.
+
+    Ids are cut to max_length keeping the end token, then padded with pad_token_id to max_length.
+    """
+
+    file: RelativePath
+    max_length: int = Field(gt=1)
+    pad_token_id: int
+    bos_token_id: int
+    eos_token_id: int
+
+
+class Image(Strict):
+    """Picture size in pixels."""
+
+    width: int = Field(gt=0, multiple_of=8)
+    height: int = Field(gt=0, multiple_of=8)
+
+
+class Golden(Strict):
+    """A replay with the noise as input. `file` is an .npz (no pickle) with these arrays; n = steps:
+
+    input_ids int64 [1, L]; encoder_hidden_states float32 [1, L, D]; noise float32 [1, 4, h, w] (first latents);
+    step_noise float32 [n-1, 1, 4, h, w]; latents float32 [n, 1, 4, h, w] (after each step);
+    picture uint8 [H, W, 3]. Made by the bundle's own parts.
+    """
+
+    file: RelativePath
+    prompt: str
+    steps: int
+    guidance_scale: float | None
+    latents_floor_db: float = Field(description="a port's final latents must reach this PSNR against the golden")
+    picture_floor_db: float
+
+
+class Weights(Strict):
+    """Where the weights came from and under which terms they travel."""
+
+    source: str
+    sha256: Sha256 | None = Field(default=None, description="over the checkpoint's files as read: same weights, same hash")
+    student: str
+    license: str
+    license_file: RelativePath | None
+    attribution: tuple[str, ...] = ()
+
+
+class Manifest(Strict):
+    """manifest.json."""
+
+    schema_version: Literal[1]
+    name: str
+    target: str
+    parts: dict[PartName, Part]
+    sampler: Sampler
+    tokenizer: Tokenizer
+    image: Image
+    golden: Golden
+    weights: Weights
+    recipe: Recipe
+    device: Device
+    tools: dict[str, str]
+    min_memory_mib: int = Field(description="estimate: largest part's weights and activations, plus the runtime")
+    remaining: tuple[str, ...] = Field(default=(), description="what is still to be done on the board, if anything")
+    files: dict[RelativePath, File]
+
+    @model_validator(mode="after")
+    def _references(self) -> Manifest:
+        if set(self.parts) != {"text_encoder", "unet", "decoder"}:
+            raise ValueError("parts must be text_encoder, unet and decoder")
+        wanted = [part.file for part in self.parts.values()] + [self.tokenizer.file, self.golden.file]
+        for path in wanted:
+            if path not in self.files:
+                raise ValueError(f"files does not list {path}")
+        return self

@@ -1,0 +1,77 @@
+"""The machine this runs on, as far as its operating system tells (standard library only)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from edgefusion.spec.device import Device, Fact
+
+_TOLD = "measured: told by the operating system"
+
+
+def processor() -> str | None:
+    """The processor's name ("AMD EPYC"), or None where the system does not tell."""
+    if sys.platform == "darwin":
+        return _sysctl("machdep.cpu.brand_string")
+    for key in ("model name", "Model", "Hardware"):
+        if name := _proc("/proc/cpuinfo", key):
+            return name
+    return platform.processor() or None
+
+
+def memory_mib() -> int | None:
+    """Physical memory in MiB, or None where the system does not tell."""
+    if sys.platform == "darwin":
+        size = _sysctl("hw.memsize")
+        return int(size) // 2**20 if size else None
+    total = _proc("/proc/meminfo", "MemTotal")
+    return int(total.split()[0]) // 1024 if total else None
+
+
+def cpu_count() -> int:
+    """Logical processors this process may use (Linux: its affinity mask)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def brought_up_to_date(device: Device) -> Device:
+    """`device` (devices/this-machine.toml) with what this system tells in place of what the file says.
+
+    Measured rates stay where the file names this processor and architecture, and are unknown where it does not:
+    another machine's rates are not this one's.
+    """
+    told = {"soc": _fact(processor()), "arch": _fact(platform.machine() or None), "memory_mib": _fact(memory_mib())}
+    same = all(told[key].value == getattr(device, key).value for key in ("soc", "arch"))
+    if same:
+        return device.model_copy(update=told)
+    unmeasured: Fact[float] = Fact(unknown=True, note="run `edgefusion devices measure` on this machine")
+    rates = {"bandwidth_gb_s": unmeasured, "peak_tops": dict.fromkeys(device.peak_tops, unmeasured)}
+    return device.model_copy(update={**told, **rates, "sram_kib": Fact(unknown=True)})
+
+
+def _fact(value: object) -> Fact:
+    return Fact(unknown=True) if value is None else Fact(value=value, source=_TOLD)
+
+
+def _proc(path: str, key: str) -> str | None:
+    """The text after `key:` in a /proc file; its first appearance."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if colon and name.strip() == key:
+            return value.strip() or None
+    return None
+
+
+def _sysctl(name: str) -> str | None:
+    try:
+        result = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
+    except OSError:
+        return None
+    return result.stdout.strip() or None
