@@ -1,0 +1,1 @@
+"""Stable Diffusion checkpoints as named parts: text encoder, U-Net, decoder, tokenizer, sampler constants."""

@@ -1,0 +1,59 @@
+"""edgefusion.json: what a student's folder says about itself beyond what diffusers has a place for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.strict import Strict, validate
+
+CARD_FILE = "edgefusion.json"
+
+
+class GuidanceRange(Strict):
+    """Guidance scales a student was distilled with; the defaults are those of diffusers' LCM pipeline and training.
+
+    Source: LatentConsistencyModelPipeline (default 8.5); arXiv 2310.04378, §5 (w in [w_min, w_max] = [2, 14], where
+    w = scale - 1).
+    """
+
+    default_scale: float = 8.5
+    min_scale: float = 3.0
+    max_scale: float = 15.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> GuidanceRange:
+        if not 1 <= self.min_scale <= self.default_scale <= self.max_scale:
+            raise ValueError("must satisfy 1 <= min_scale <= default_scale <= max_scale")
+        if self.min_scale == self.max_scale:
+            raise ValueError("min_scale and max_scale must differ")
+        return self
+
+
+class StudentCard(Strict):
+    """The whole of edgefusion.json; every key may be left out."""
+
+    student: str | None = Field(default=None, description="name of the student, e.g. bk-tiny")
+    license: str | None = Field(default=None, description="SPDX identifier or name of the weights' licence")
+    attribution: tuple[str, ...] = Field(default=(), description="lines that must travel with the weights")
+    guidance: GuidanceRange = Field(default_factory=GuidanceRange)
+    default_prompt: str = Field(default="a red apple", description="prompt of the golden picture")
+
+
+def read_card(folder: Path) -> StudentCard:
+    """The card of a checkpoint folder; defaults where there is no edgefusion.json.
+
+    Raises:
+        UserError: the file is not JSON, or has an unknown key or a value out of range.
+    """
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return StudentCard()
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"is not JSON: {error}.", where=str(path), remedy="Mend it or remove it.") from error
+    return validate(StudentCard, data, path)

@@ -1,0 +1,190 @@
+"""A Stable Diffusion 1.x/2.x folder in diffusers layout, read and judged without torch and without its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgefusion.models.card import CARD_FILE, StudentCard, read_card
+from edgefusion.models.locate import Located
+from edgefusion.models.weights import weight_files
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.opened import sha256_of
+
+Config = dict[str, Any]
+STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "decoder": "diffusion_pytorch_model"}
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+REMEDY = "EdgeFusion takes Stable Diffusion 1.x and 2.x text-to-image checkpoints in diffusers layout."
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a checkpoint. Parts are text_encoder, unet and decoder (the VAE chosen)."""
+
+    folder: Path
+    source: str
+    name: str
+    configs: dict[str, Config]
+    weights: dict[str, list[Path]]
+    scheduler_config: Config
+    tokenizer: Path
+    card: StudentCard
+    license: str
+    license_file: Path | None
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels per latent along one side: 8 for Stable Diffusion."""
+        config = self.configs["decoder"]
+        levels = config.get("block_out_channels") or config["decoder_block_out_channels"]
+        return int(2 ** (len(levels) - 1))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """The student's own (height, width) in pixels."""
+        size = self.configs["unet"]["sample_size"]
+        height, width = size if isinstance(size, list) else (size, size)
+        return height * self.scale_factor, width * self.scale_factor
+
+    def files(self) -> list[Path]:
+        """Every file whose content matters to an export."""
+        folders = ["text_encoder", "unet", self.weights["decoder"][0].parent.name, "scheduler"]
+        configs = [self.folder / part / name for part in folders for name in ("config.json", "scheduler_config.json")]
+        others = [self.tokenizer / name for name in TOKENIZER_FILES] + [self.folder / CARD_FILE]
+        others += [self.license_file] if self.license_file else []
+        weights = [path for paths in self.weights.values() for path in paths]
+        return [path for path in configs + others if path.is_file()] + weights
+
+    def sha256(self) -> str:
+        """One hash over all of `files()`: same checkpoint, same hash, wherever it lies."""
+        digest = hashlib.sha256()
+        for path in self.files():
+            digest.update(f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}\n".encode())
+        return digest.hexdigest()
+
+
+def read_layout(located: Located, decoder: str = "auto") -> Layout:
+    """The layout of a checkpoint; its architecture is judged from the configurations.
+
+    Args:
+        located: where it is.
+        decoder: "kl" (vae/), "tiny" (vae_tiny/) or "auto" (tiny where there is one).
+
+    Raises:
+        UserError: something is missing, of a wrong architecture, or a pickle.
+    """
+    folder = located.folder
+    index = read_json(folder / "model_index.json", "A checkpoint is a diffusers folder with a model_index.json.")
+    _refuse_other_families(folder, index)
+    vae = _decoder_folder(folder, decoder)
+    folders = {"text_encoder": folder / "text_encoder", "unet": folder / "unet", "decoder": vae}
+    configs = {part: read_json(path / "config.json", REMEDY) for part, path in folders.items()}
+    _check_text_encoder(folders["text_encoder"], configs["text_encoder"])
+    _check_unet(folders["unet"], configs)
+    _check_decoder(vae, configs["decoder"])
+    card = read_card(folder)
+    return Layout(
+        folder=folder,
+        source=located.source,
+        name=located.name,
+        configs=configs,
+        weights={part: weight_files(path, STEMS[part]) for part, path in folders.items()},
+        scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json", REMEDY),
+        tokenizer=folder / "tokenizer",
+        card=card,
+        license=card.license or _readme_license(folder) or "unknown",
+        license_file=next((folder / name for name in LICENSE_FILES if (folder / name).is_file()), None),
+    )
+
+
+def read_json(path: Path, remedy: str) -> Config:
+    """A JSON object from a file; a UserError where it is missing or is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("is missing.", where=str(path), remedy=remedy) from error
+    except ValueError as error:
+        raise UserError(f"is not JSON: {error}.", where=str(path), remedy="Copy the checkpoint again.") from error
+    if not isinstance(data, dict):
+        raise UserError("is not a JSON object.", where=str(path), remedy="Copy the checkpoint again.")
+    return data
+
+
+def _refuse_other_families(folder: Path, index: Config) -> None:
+    name = str(index.get("_class_name"))
+    if name.startswith("StableDiffusionXL") or "text_encoder_2" in index:
+        raise _wrong(
+            folder / "model_index.json", f"{name} has two text encoders; SDXL is not built yet in this version"
+        )
+    if name not in ("StableDiffusionPipeline", "LatentConsistencyModelPipeline"):
+        raise _wrong(folder / "model_index.json", f"{name} is not a Stable Diffusion 1.x/2.x text-to-image pipeline")
+
+
+def _decoder_folder(folder: Path, decoder: str) -> Path:
+    tiny, kl = folder / "vae_tiny", folder / "vae"
+    chosen = tiny if decoder == "tiny" or (decoder == "auto" and tiny.is_dir()) else kl
+    if not chosen.is_dir():
+        raise UserError(
+            f"the recipe wants the {decoder} decoder; there is no {chosen.name}/ here.",
+            where=str(folder),
+            remedy='Set decoder = "auto" in the recipe, or add the folder.',
+        )
+    return chosen
+
+
+def _check_text_encoder(folder: Path, config: Config) -> None:
+    name = (config.get("architectures") or ["?"])[0]
+    if name != "CLIPTextModel":
+        raise _wrong(folder / "config.json", f"text encoder {name} is not CLIPTextModel")
+
+
+def _check_unet(folder: Path, configs: dict[str, Config]) -> None:
+    config, where = configs["unet"], folder / "config.json"
+    if config.get("_class_name") != "UNet2DConditionModel":
+        raise _wrong(where, f"{config.get('_class_name')} is not UNet2DConditionModel")
+    for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
+        if config.get(key) is not None:
+            raise _wrong(where, f"{key} = {config[key]!r} is an input that Stable Diffusion 1.x/2.x has not")
+    for key in ("in_channels", "out_channels"):
+        if config.get(key, 4) != 4:
+            raise _wrong(where, f"{key} = {config[key]}, a text-to-image U-Net has 4")
+    width, text = config.get("cross_attention_dim"), configs["text_encoder"].get("hidden_size")
+    if width != text:
+        raise _wrong(where, f"cross_attention_dim = {width} does not fit the text encoder's hidden_size = {text}")
+    if not config.get("sample_size"):
+        raise _wrong(where, "sample_size is missing")
+    dim = config.get("time_cond_proj_dim")
+    if dim is not None and (dim < 4 or dim % 2):
+        raise _wrong(where, f"time_cond_proj_dim = {dim} must be even and at least 4")
+
+
+def _check_decoder(folder: Path, config: Config) -> None:
+    wanted = "AutoencoderTiny" if folder.name == "vae_tiny" else "AutoencoderKL"
+    if config.get("_class_name") != wanted:
+        raise _wrong(folder / "config.json", f"{config.get('_class_name')} is not {wanted}")
+    if config.get("latent_channels", 4) != 4:
+        raise _wrong(folder / "config.json", f"latent_channels = {config['latent_channels']}, Stable Diffusion has 4")
+    if config.get("shift_factor"):
+        raise _wrong(folder / "config.json", f"shift_factor = {config['shift_factor']}, Stable Diffusion has none")
+
+
+def _readme_license(folder: Path) -> str | None:
+    """`license:` from the front matter of the README, as the hub keeps it."""
+    readme = folder / "README.md"
+    lines = readme.read_text(encoding="utf-8", errors="replace").splitlines() if readme.is_file() else []
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        if line.strip() == "---":
+            return None
+        if line.startswith("license:"):
+            return line.partition(":")[2].strip() or None
+    return None
+
+
+def _wrong(where: Path, what: str) -> UserError:
+    return UserError(f"wrong architecture: {what}.", where=str(where), remedy=REMEDY)
