@@ -63,7 +63,7 @@ def read_manifest(folder: Path | str) -> Bundle:
         raise UserError(
             "has no manifest.json, so it is not a bundle.",
             where=str(folder),
-            remedy="Give the folder that `python -m edgefusion.export` wrote; an unfinished export has to be run again.",
+            remedy="Give the folder that `python -m edgefusion.export` wrote; run an unfinished export again.",
         )
     path = _inside(folder, MANIFEST)
     content = _content(path)

@@ -1,0 +1,237 @@
+"""Bundle + prompt → picture: text encoder, a few U-Net steps, decoder."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgefusion.runtime import image
+from edgefusion.runtime.fitting import require_fit
+from edgefusion.runtime.sampler import Latents, Step, draw_noise, sample
+from edgefusion.runtime.schedule import guidance_embedding
+from edgefusion.runtime.tensors import from_tensor, to_tensor
+from edgefusion.runtime.tokenizer import Tokenizer, Tokens
+from edgefusion.spec.bundle import Part, PartName
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.opened import MANIFEST, Bundle, open_bundle
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run needs besides the prompt, checked against the bundle. `guidance_scale` is None without guidance."""
+
+    seed: int
+    steps: int
+    guidance_scale: float | None
+
+
+class Pipeline:
+    """A bundle, loaded once and used many times. A context manager; after `close` the parts are gone.
+
+    Args:
+        bundle: the folder, or one that `open_bundle` has opened already.
+        backend: an engine, the name of a file in edgefusion/backends.
+        provider: which unit the engine runs on, by the engine's name for it.
+        threads: threads inside an operator; None leaves it to the engine.
+        verify: hash every file of the bundle first.
+
+    Raises:
+        UserError: the bundle is not whole, the engine is not here, or a part does not load.
+    """
+
+    def __init__(
+        self,
+        bundle: Path | str | Bundle,
+        *,
+        backend: str = "onnxruntime",
+        provider: str = "cpu",
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify=verify)
+        manifest = self.bundle.manifest
+        require_fit(manifest, str(self.bundle.folder / MANIFEST))
+        engine = _engine(backend)
+        self._tokenizer = Tokenizer(self.bundle.path(manifest.tokenizer.file), manifest.tokenizer)
+        self._engines: dict[PartName, Any] = {
+            name: engine.load(self.bundle.path(part.file), part, provider=provider, threads=threads)
+            for name, part in manifest.parts.items()
+        }
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the parts and their memory."""
+        self._engines.clear()
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """[1, 4, height / 8, width / 8]."""
+        return _tensor(self.bundle.manifest.parts["unet"], "sample").shape
+
+    def settings(self, *, seed: int = 0, steps: int | None = None, guidance_scale: float | None = None) -> Settings:
+        """Settings with the bundle's defaults filled in.
+
+        Raises:
+            UserError: a value the bundle has no schedule or no guidance for.
+        """
+        sampler = self.bundle.manifest.sampler
+        steps = sampler.default_steps if steps is None else steps
+        if steps not in sampler.schedules:
+            raise UserError(
+                f"{steps} steps are not in this bundle.",
+                where="steps",
+                remedy=f"It has schedules for {_listed(sampler.schedules)}.",
+            )
+        if not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise UserError(f"{seed!r} is not a whole number from 0 to 2^64-1.", where="seed", remedy="Try --seed 0.")
+        return Settings(seed, steps, self._guidance_scale(guidance_scale))
+
+    def tokenize(self, prompt: str) -> Tokens:
+        """Token ids of the prompt, and what of it found no room."""
+        return self._tokenizer(prompt)
+
+    def encode(self, tokens: Tokens) -> NDArray[np.float32]:
+        """The text encoder: last_hidden_state, float32 [1, L, D]."""
+        return self._run("text_encoder", {"input_ids": tokens.ids})["last_hidden_state"]
+
+    def sample(
+        self, text: NDArray[np.float32], settings: Settings, noise: Latents, step_noise: Iterable[Latents]
+    ) -> Iterator[Step]:
+        """The U-Net steps, each yielded as it is done: show it, count it, or stop asking for more.
+
+        Args:
+            text: what `encode` returned.
+            settings: what `settings` returned; its seed is not used here, the noise is given.
+            noise: the first latents, `latent_shape`.
+            step_noise: one array of the same shape for every step but the last.
+        """
+        condition = self._condition(text, settings.guidance_scale)
+        timestep_shape = _tensor(self.bundle.manifest.parts["unet"], "timestep").shape
+
+        def predict(x: Latents, timestep: int) -> Latents:
+            t = np.full(timestep_shape, timestep, dtype=np.int64)
+            return self._run("unet", {"sample": x, "timestep": t, **condition})["out_sample"]
+
+        return sample(predict, noise, step_noise, self.bundle.manifest.sampler, settings.steps)
+
+    def steps(self, text: NDArray[np.float32], settings: Settings) -> Iterator[Step]:
+        """`sample` with the noise of the seed."""
+        noise = draw_noise(settings.seed, self.latent_shape)
+        return self.sample(text, settings, next(noise), noise)
+
+    def decode(self, latents: Latents) -> NDArray[np.uint8]:
+        """The decoder: pixels, uint8 [H, W, 3]. `latents` as a `Step` holds them."""
+        sampler = self.bundle.manifest.sampler
+        z = latents / np.float32(sampler.latent_scale) + np.float32(sampler.latent_shift)
+        return image.to_pixels(self._run("decoder", {"latent_sample": z})["sample"])
+
+    def picture(self, pixels: NDArray[np.uint8], prompt: str, settings: Settings) -> Image.Image:
+        """A Pillow image that notes how it was made; `edgefusion.runtime.save` writes the notes into the PNG."""
+        manifest = self.bundle.manifest
+        origin = {
+            "prompt": prompt,
+            "seed": settings.seed,
+            "steps": settings.steps,
+            "guidance_scale": settings.guidance_scale,
+            "bundle": manifest.name,
+            "bundle_sha256": self.bundle.sha256,
+            "license": manifest.weights.license,
+        }
+        return image.picture(pixels, origin)
+
+    def generate(
+        self, prompt: str, *, seed: int = 0, steps: int | None = None, guidance_scale: float | None = None
+    ) -> Image.Image:
+        """One picture. A prompt that is too long is cut with a UserWarning saying which words were not used.
+
+        Raises:
+            UserError: a prompt that is no text, or settings the bundle does not have.
+        """
+        settings = self.settings(seed=seed, steps=steps, guidance_scale=guidance_scale)
+        tokens = self.tokenize(prompt)
+        if tokens.unused:
+            warnings.warn(tokens.warning, UserWarning, stacklevel=2)
+        for step in self.steps(self.encode(tokens), settings):
+            latents = step.latents
+        return self.picture(self.decode(latents), prompt, settings)
+
+    def _run(self, name: PartName, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """One part on named arrays, cast in and out as the manifest says."""
+        if not self._engines:
+            raise UserError("the pipeline is closed.", where=str(self.bundle.folder), remedy="Open a new one.")
+        part = self.bundle.manifest.parts[name]
+        feeds = {tensor.name: to_tensor(values[tensor.name], tensor) for tensor in part.inputs}
+        outputs = self._engines[name](feeds)
+        return {tensor.name: from_tensor(outputs[tensor.name], tensor) for tensor in part.outputs}
+
+    def _condition(self, text: NDArray[np.float32], guidance_scale: float | None) -> dict[str, NDArray[np.float32]]:
+        guidance = self.bundle.manifest.sampler.guidance
+        condition = {"encoder_hidden_states": text}
+        if guidance and guidance_scale is not None:
+            condition["timestep_cond"] = guidance_embedding(guidance_scale, guidance.embedding_dim)
+        return condition
+
+    def _guidance_scale(self, wanted: float | None) -> float | None:
+        guidance = self.bundle.manifest.sampler.guidance
+        if guidance is None:
+            if wanted is not None:
+                raise UserError(
+                    "this student has no guidance embedding.", where="guidance", remedy="Leave --guidance out."
+                )
+            return None
+        scale = guidance.default_scale if wanted is None else float(wanted)
+        if math.isnan(scale) or not guidance.min_scale <= scale <= guidance.max_scale:
+            raise UserError(
+                f"{scale:g} is outside what this student was distilled for.",
+                where="guidance",
+                remedy=f"Choose {guidance.min_scale:g} to {guidance.max_scale:g}.",
+            )
+        return scale
+
+
+def generate(
+    bundle: Path | str | Bundle,
+    prompt: str,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    **options: Any,
+) -> Image.Image:
+    """One picture from a bundle; `options` are those of `Pipeline`. For more than one picture, keep a `Pipeline`."""
+    with Pipeline(bundle, **options) as pipeline:
+        return pipeline.generate(prompt, seed=seed, steps=steps, guidance_scale=guidance_scale)
+
+
+def _engine(name: str) -> Any:
+    folder = Path(__file__).parent.parent / "backends"
+    if not name.isidentifier() or name == "__init__" or find_spec(f"edgefusion.backends.{name}") is None:
+        names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+        raise UserError(f"there is no engine {name!r}.", where="backend", remedy=f"There is {', '.join(names)}.")
+    return importlib.import_module(f"edgefusion.backends.{name}")
+
+
+def _tensor(part: Part, name: str) -> Any:
+    return next(tensor for tensor in part.inputs if tensor.name == name)
+
+
+def _listed(schedules: Iterable[int]) -> str:
+    return ", ".join(str(n) for n in sorted(schedules))
