@@ -16,12 +16,11 @@ from typing import Any, NamedTuple, NoReturn
 from edgefusion import __version__
 from edgefusion.spec.errors import UserError
 
-
 INTERRUPTED = "Interrupted; run the same command again to continue."
 
 
 class Verb(NamedTuple):
-    """`target`: "module:name" of a function with typer-annotated parameters, or of a `typer.Typer` with sub-commands."""
+    """`target`: "module:name" of a function with typer-annotated parameters, or of a `typer.Typer`."""
 
     target: str
     summary: str

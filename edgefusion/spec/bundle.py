@@ -155,7 +155,9 @@ class Weights(Strict):
     """Where the weights came from and under which terms they travel."""
 
     source: str
-    sha256: Sha256 | None = Field(default=None, description="over the checkpoint's files as read: same weights, same hash")
+    sha256: Sha256 | None = Field(
+        default=None, description="over the checkpoint's files as read: same weights, same hash"
+    )
     student: str
     license: str
     license_file: RelativePath | None

@@ -1,4 +1,4 @@
-"""The machine this runs on, as far as its operating system tells (standard library only)."""
+"""The machine this runs on: what its operating system tells (standard library only)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from edgefusion.spec.device import Device, Fact
 
@@ -43,16 +44,40 @@ def brought_up_to_date(device: Device) -> Device:
     Measured rates stay where the file names this processor and architecture, and are unknown where it does not:
     another machine's rates are not this one's.
     """
-    told = {"soc": _fact(processor()), "arch": _fact(platform.machine() or None), "memory_mib": _fact(memory_mib())}
-    same = all(told[key].value == getattr(device, key).value for key in ("soc", "arch"))
+    now = told()
+    same = all(now[key].model_dump() == getattr(device, key).model_dump() for key in ("soc", "arch", "accelerator"))
     if same:
-        return device.model_copy(update=told)
+        return device.model_copy(update=now)
     unmeasured: Fact[float] = Fact(unknown=True, note="run `edgefusion devices measure` on this machine")
     rates = {"bandwidth_gb_s": unmeasured, "peak_tops": dict.fromkeys(device.peak_tops, unmeasured)}
-    return device.model_copy(update={**told, **rates, "sram_kib": Fact(unknown=True)})
+    return device.model_copy(update={**now, **rates})
 
 
-def _fact(value: object) -> Fact:
+def cache_kib() -> int | None:
+    """Size of the last-level cache of processor 0 in KiB, or None where the system does not tell."""
+    if sys.platform == "darwin":
+        size = _sysctl("hw.l3cachesize") or _sysctl("hw.l2cachesize")
+        return int(size) // 1024 if size else None
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text(encoding="ascii").strip()
+        if text.endswith("K") and text[:-1].isdigit():
+            sizes.append(int(text[:-1]))
+    return max(sizes, default=None)
+
+
+def told() -> dict[str, Any]:
+    """The facts of a Device that the operating system tells."""
+    return {
+        "soc": _fact(processor()),
+        "arch": _fact(platform.machine() or None),
+        "accelerator": Fact(value="CPU", source=f"{_TOLD}: {cpu_count()} logical processors"),
+        "memory_mib": _fact(memory_mib()),
+        "sram_kib": _fact(cache_kib()),
+    }
+
+
+def _fact(value: Any) -> Fact[Any]:
     return Fact(unknown=True) if value is None else Fact(value=value, source=_TOLD)
 
 
