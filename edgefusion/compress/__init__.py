@@ -1,0 +1,1 @@
+"""Teacher U-Net → student U-Net: block removal with weight inheritance."""

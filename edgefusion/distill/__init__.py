@@ -1,0 +1,1 @@
+"""Making students good: losses, consistency distillation, and the training loop they share."""

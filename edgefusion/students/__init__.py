@@ -1,0 +1,1 @@
+"""Which blocks each student keeps, and from which teacher blocks it inherits: data (one .toml each), not code."""

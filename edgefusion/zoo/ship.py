@@ -1,0 +1,78 @@
+"""From a work folder to what the repository carries: the two-step student (a diffusers folder), the teacher's U-Net.
+
+All weights are float16 safetensors. The teacher's folder holds only its U-Net: the other parts are the student's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from edgefusion.spec.atomic import write_whole
+from edgefusion.zoo.recipe import ROOT
+from edgefusion.zoo.stages import STAGES, Work
+from edgefusion.zoo.unet import noise_scheduler
+
+LICENSE = "Apache-2.0 (weights), trained on art under MIT and CC-BY-4.0"
+
+
+def ship(work: Work, out: Path | None = None) -> Path:
+    """Writes `student/`, `teacher/unet/` and `records.json` under edgefusion/zoo/<family>/ (or `out`)."""
+    import torch
+    from diffusers import LCMScheduler
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    home = out or ROOT / work.recipe.name
+    student, teacher = home / "student", home / "teacher"
+    for folder in (student, teacher):
+        shutil.rmtree(folder, ignore_errors=True)
+    work.unet("two_step").to(torch.float16).save_pretrained(student / "unet")
+    work.vae().to(torch.float16).save_pretrained(student / "vae")
+    CLIPTextModel.from_pretrained(work.folder / "text_encoder").half().save_pretrained(student / "text_encoder")
+    CLIPTokenizer.from_pretrained(work.folder / "tokenizer").save_pretrained(student / "tokenizer")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(work.folder / "tokenizer" / name, student / "tokenizer" / name)
+    process = noise_scheduler(work.recipe.teacher.prediction)
+    LCMScheduler.from_config(process.config).save_pretrained(student / "scheduler")
+    work.unet("teacher").to(torch.float16).save_pretrained(teacher / "unet")
+    process.save_pretrained(teacher / "scheduler")
+    _write(student / "model_index.json", _index())
+    _write(student / "edgefusion.json", _card(work))
+    records = [json.loads(work.record(stage).read_text("utf-8")) for stage in STAGES]
+    _write(home / "records.json", {record["stage"]: record for record in records})
+    return home
+
+
+def _write(path: Path, data: dict) -> None:
+    write_whole(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _index() -> dict:
+    return {
+        "_class_name": "LatentConsistencyModelPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "LCMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def _card(work: Work) -> dict:
+    recipe = work.recipe
+    return {
+        "student": recipe.student.student,
+        "license": LICENSE,
+        "attribution": [style.attribution for style in recipe.pictures.styles],
+        "guidance": {
+            "default_scale": recipe.consistency.guidance_default,
+            "min_scale": recipe.consistency.guidance_min,
+            "max_scale": recipe.consistency.guidance_max,
+        },
+        "default_prompt": recipe.default_prompt,
+    }

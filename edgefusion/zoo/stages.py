@@ -1,0 +1,177 @@
+"""The stages of a family, in order. Each leaves its result and then a record in the work folder, and is not repeated.
+
+A record carries a fingerprint of the recipe's part and of the stages before it; when those change, the stage runs
+again. Within a stage the training loop resumes from its last saved state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgefusion.spec.atomic import write_whole
+from edgefusion.zoo import autoencoder, pictures, text
+from edgefusion.zoo import unet as unets
+from edgefusion.zoo.recipe import FamilyRecipe
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+Record = dict[str, Any]
+TOOLS = ("torch", "diffusers", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A family's recipe and its work folder."""
+
+    recipe: FamilyRecipe
+    folder: Path
+
+    def state(self, stage: str) -> Path:
+        """Prefix of the resumable training state of `stage` under the recipe as it is now."""
+        return self.folder / "state" / f"{stage}-{self.fingerprint(stage)[:8]}"
+
+    def record(self, stage: str) -> Path:
+        """The file whose presence, with the right fingerprint, means that the stage is done."""
+        return self.folder / "records" / f"{stage}.json"
+
+    def fingerprint(self, stage: str) -> str:
+        """SHA-256 over the recipe's parts that `stage` and everything before it depend on."""
+        names = list(STAGES)
+        parts = self.recipe.model_dump(mode="json", include={"seed", *names[: names.index(stage) + 1]})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def pictures(self) -> tuple[np.ndarray, list[pictures.Row], int]:
+        """(all pictures uint8 [N, S, S, 3], their rows, how many of them, the first, are the family's world)."""
+        pixels, rows = pictures.load(self.folder)
+        return np.asarray(pixels), rows, sum(row.world for row in rows)
+
+    def unet(self, name: str) -> UNet2DConditionModel:
+        """A finished stage's U-Net, frozen."""
+        import torch
+        from diffusers import UNet2DConditionModel
+
+        model = UNet2DConditionModel.from_pretrained(self.folder / name)
+        return model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+
+    def vae(self) -> AutoencoderKL:
+        """The finished autoencoder, frozen."""
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL.from_pretrained(self.folder / "vae").requires_grad_(False).eval()
+
+    def cache(self) -> unets.Cache:
+        """Latents and text states of the world, computed once."""
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        pixels, rows, world = self.pictures()
+        tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
+        encoder = CLIPTextModel.from_pretrained(self.folder / "text_encoder").eval()
+        captions = [row.caption for row in rows[:world]]
+        ids = text.tokenize(tokenizer, [*captions, ""], self.recipe.text.length)
+        states = text.encode(encoder, ids)
+        return unets.Cache(autoencoder.encode(self.vae(), pixels[:world]), states[:-1], states[-1:])
+
+
+def make_pictures(work: Work) -> Record:
+    pictures.build(work.recipe.pictures, work.folder / "packages", work.folder)
+    pixels, _, world = work.pictures()
+    return {"pictures": len(pixels), "world_pictures": world}
+
+
+def make_autoencoder(work: Work) -> Record:
+    pixels, _, world = work.pictures()
+    vae = autoencoder.train(work.recipe.autoencoder, pixels, world, work.state("autoencoder"), work.recipe.seed)
+    vae.save_pretrained(work.folder / "vae")
+    again = autoencoder.decode(vae, autoencoder.encode(vae, pixels[:world]))
+    error = ((again.astype(np.float32) - pixels[:world]) ** 2).mean((1, 2, 3))
+    return {"psnr_db": float((10 * np.log10(255.0**2 / error)).mean()), "scaling_factor": vae.config.scaling_factor}
+
+
+def make_text(work: Work) -> Record:
+    from edgefusion.evaluate.features import features
+
+    pixels, rows, _ = work.pictures()
+    recipe = work.recipe.text
+    tokenizer = text.make_tokenizer(recipe, work.folder / "packages", work.folder / "tokenizer")
+    path = work.folder / "features.npy"
+    if not path.exists() or len(np.load(path, mmap_mode="r")) != len(pixels):
+        np.save(path, features(pixels))
+    ids = text.tokenize(tokenizer, [row.caption for row in rows], recipe.length)
+    model, top1 = text.train(recipe, ids, np.load(path), work.state("text"), work.recipe.seed)
+    model.save_pretrained(work.folder / "text_encoder")
+    return {"picture_to_caption_top1": top1, "captions": len(rows)}
+
+
+def make_teacher(work: Work) -> Record:
+    model = unets.train_teacher(work.recipe.teacher, work.cache(), work.state("teacher"), work.recipe.seed)
+    model.save_pretrained(work.folder / "teacher")
+    return {"parameters": model.num_parameters()}
+
+
+def make_student(work: Work) -> Record:
+    recipe = work.recipe.student
+    teacher, prediction = work.unet("teacher"), work.recipe.teacher.prediction
+    model = unets.train_student(recipe, teacher, prediction, work.cache(), work.state("student"), work.recipe.seed)
+    model.save_pretrained(work.folder / "student")
+    return {"parameters": model.num_parameters()}
+
+
+def make_consistency(work: Work) -> Record:
+    recipe, prediction = work.recipe.consistency, work.recipe.teacher.prediction
+    student, teacher = work.unet("student").requires_grad_(True), work.unet("teacher")
+    state = work.state("consistency")
+    model = unets.train_consistency(recipe, student, teacher, prediction, work.cache(), state, work.recipe.seed)
+    model.save_pretrained(work.folder / "two_step")
+    return {"parameters": model.num_parameters()}
+
+
+def make_evaluation(work: Work) -> Record:
+    from edgefusion.zoo.evaluation import evaluate
+
+    return evaluate(work, work.recipe.evaluation.guidance_scale)
+
+
+STAGES: dict[str, Callable[[Work], Record]] = {
+    "pictures": make_pictures,
+    "autoencoder": make_autoencoder,
+    "text": make_text,
+    "teacher": make_teacher,
+    "student": make_student,
+    "consistency": make_consistency,
+    "evaluation": make_evaluation,
+}
+
+
+def done(work: Work, stage: str) -> bool:
+    """Whether `stage` has been finished with the recipe as it is now."""
+    path = work.record(stage)
+    return path.exists() and json.loads(path.read_text("utf-8"))["fingerprint"] == work.fingerprint(stage)
+
+
+def run(work: Work, stage: str) -> Record:
+    """Runs one stage and writes its record."""
+    began = time.monotonic()
+    figures = STAGES[stage](work)
+    record = {
+        "stage": stage,
+        "fingerprint": work.fingerprint(stage),
+        **figures,
+        "recipe": work.recipe.model_dump(mode="json")[stage],
+        "seconds_of_last_run": round(time.monotonic() - began, 1),
+        "python": platform.python_version(),
+        "tools": {tool: version(tool) for tool in TOOLS},
+    }
+    work.record(stage).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(work.record(stage), (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    return record
