@@ -51,7 +51,8 @@ def build_student(teacher: UNet2DConditionModel, student: Student) -> UNet2DCond
 
     unet = UNet2DConditionModel.from_config(student_config(dict(teacher.config), student))
     unet.load_state_dict(inherited(teacher.state_dict(), unet.state_dict(), student), strict=True)
-    return unet.to(next(teacher.parameters()).dtype)
+    dtype = next(teacher.parameters()).dtype
+    return unet if dtype == next(unet.parameters()).dtype else unet.to(dtype)
 
 
 def inherited(

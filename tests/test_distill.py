@@ -1,0 +1,183 @@
+"""The losses against hand-computed values and diffusers' schedulers, and the loop's promise to resume exactly."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler, UNet2DConditionModel  # noqa: E402
+
+from edgefusion.compress.surgery import build_student, with_guidance_embedding  # noqa: E402
+from edgefusion.distill.consistency import Consistency, guidance_embedding, lcd_loss  # noqa: E402
+from edgefusion.distill.diffusion import Process  # noqa: E402
+from edgefusion.distill.feature import kd_losses  # noqa: E402
+from edgefusion.distill.loop import Schedule, fit  # noqa: E402
+from edgefusion.students.spec import load_student  # noqa: E402
+
+SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+KINDS = ["epsilon", "v_prediction"]
+
+
+def _process(kind: str) -> Process:
+    return Process.of(DDPMScheduler(**SD, prediction_type=kind))
+
+
+def _teacher() -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16, 24, 24),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=12,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_process_is_diffusers_forward_process(kind: str) -> None:
+    process, reference = _process(kind), DDPMScheduler(**SD, prediction_type=kind)
+    z0, eps, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 499, 999])
+    z_t = process.noised(z0, eps, t)
+    torch.testing.assert_close(z_t, reference.add_noise(z0, eps, t))
+    if kind == "v_prediction":
+        torch.testing.assert_close(process.target(z0, eps, t), reference.get_velocity(z0, eps, t))
+    back, noise = process.split(process.target(z0, eps, t), z_t, t)
+    torch.testing.assert_close(back, z0, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(noise, eps, atol=1e-4, rtol=1e-4)
+
+
+def test_boundary_condition_matches_the_scheduler() -> None:
+    c = Consistency(_process("epsilon"))
+    scheduler = LCMScheduler(**{k: v for k, v in SD.items() if k != "clip_sample"})
+    for t in (0, 19, 259, 499, 999):
+        c_skip, c_out = (float(x) for x in c.boundary(torch.tensor([t])))
+        want = scheduler.get_scalings_for_boundary_condition_discrete(torch.tensor(t, dtype=torch.float64))
+        assert (c_skip, c_out) == pytest.approx([float(x) for x in want], rel=1e-5, abs=1e-12)
+    assert [float(x) for x in c.boundary(torch.tensor([0]))] == [1.0, 0.0]
+    assert float(c.boundary(torch.tensor([19]))[0]) == pytest.approx(6.925e-6, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_solver_is_ddim(kind: str) -> None:
+    c = Consistency(_process(kind))
+    scheduler = DDIMScheduler(**SD, prediction_type=kind, timestep_spacing="trailing", set_alpha_to_one=False)
+    scheduler.set_timesteps(50)
+    output, z = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    for t in (999, 519, 39, 19):
+        z0, eps = c.process.split(output, z, torch.tensor([t]))
+        want = scheduler.step(output, t, z).prev_sample
+        torch.testing.assert_close(c.solve(z0, eps, torch.tensor([t - 20])), want, atol=1e-5, rtol=1e-4)
+
+
+def test_distance_is_pseudo_huber() -> None:
+    c = Consistency(_process("epsilon"), huber_c=0.001)
+    a, b = torch.tensor([0.0, 3.0]), torch.tensor([0.0, -1.0])
+    assert float(c.distance(a, b)) == pytest.approx((0 + (16 + 1e-6) ** 0.5 - 0.001) / 2, rel=1e-6)
+
+
+def test_guidance_embedding_is_diffusers() -> None:
+    from diffusers import LatentConsistencyModelPipeline
+
+    omega = torch.tensor([0.0, 1.5, 7.5])
+    want = LatentConsistencyModelPipeline.get_guidance_scale_embedding(SimpleNamespace(), omega, 256)
+    torch.testing.assert_close(guidance_embedding(omega, 256), want)
+
+
+class _True(torch.nn.Module):
+    """The exact U-Net of a one-picture world: whatever the noise, the picture is z0. Its consistency loss is 0."""
+
+    config = SimpleNamespace(time_cond_proj_dim=16)
+
+    def __init__(self, process: Process, z0: torch.Tensor) -> None:
+        super().__init__()
+        self.process, self.z0 = process, z0
+
+    def forward(self, z, t, text, timestep_cond=None, return_dict=False):  # noqa: ANN001, ANN201
+        alpha, sigma = self.process.at(t)
+        eps = (z - alpha * self.z0) / sigma
+        return (self.process.target(self.z0.expand_as(z), eps, t),)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_true_consistency_function_has_no_loss(kind: str) -> None:
+    process = _process(kind)
+    z0 = torch.randn(1, 4, 8, 8)
+    exact, wrong = _True(process, z0), _True(process, z0 + 0.5)
+    c = Consistency(process)
+    n, omega, text = torch.tensor([2, 25, 50]), torch.tensor([0.0, 2.0, 7.0]), torch.zeros(3, 5, 12)
+    both = (z0.expand(3, -1, -1, -1), torch.randn(3, 4, 8, 8), n, omega, text, text)
+    assert float(lcd_loss(c, exact, exact, exact, *both)) < 1e-3
+    assert float(lcd_loss(c, exact, wrong, exact, *both)) > 0.1
+
+
+def test_consistency_distillation_takes_a_larger_teacher_and_reaches_only_the_student() -> None:
+    teacher = _teacher()
+    student = with_guidance_embedding(build_student(teacher, load_student("bk-tiny")), 16)
+    target = copy.deepcopy(student).requires_grad_(False)
+    c, n, text = Consistency(_process("epsilon")), torch.tensor([1, 50]), torch.randn(2, 5, 12)
+    latents = (torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), n, torch.tensor([1.0, 3.0]))
+    lcd_loss(c, student, target, teacher, *latents, text, torch.zeros_like(text)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
+    assert float(student.time_embedding.cond_proj.weight.grad.abs().sum()) > 0
+    assert all(p.grad is None for p in [*teacher.parameters(), *target.parameters()])
+
+
+def test_kd_losses_are_the_papers_sums() -> None:
+    teacher, plan = _teacher(), load_student("bk-tiny")
+    student = build_student(teacher, plan)
+    z, t, text, target = torch.randn(2, 4, 8, 8), torch.tensor([5, 700]), torch.randn(2, 5, 12), torch.randn(2, 4, 8, 8)
+    terms = kd_losses(student, teacher, plan.taps, z, t, text, target)
+    with torch.no_grad():
+        ours, theirs = student(z, t, text).sample, teacher(z, t, text).sample
+    assert float(terms["task"]) == pytest.approx(float((ours - target).square().mean()), rel=1e-5)
+    assert float(terms["output"]) == pytest.approx(float((ours - theirs).square().mean()), rel=1e-5)
+    assert float(terms["feature"]) > 0
+    twin = kd_losses(teacher, teacher, {name: name for name in plan.taps.values()}, z, t, text, target)
+    assert float(twin["feature"]) == 0 and float(twin["output"]) == 0
+
+
+def _regression(module: torch.nn.Module, stop: int | None = None):  # noqa: ANN202
+    seen = {"steps": 0}
+
+    def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        if stop is not None and seen["steps"] == stop:
+            raise KeyboardInterrupt
+        seen["steps"] += 1
+        x = torch.randn(16, 3, generator=generator)
+        return {"mse": (module(x) - x.sum(1, keepdim=True)).square().mean()}
+
+    return loss
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, monkeypatch) -> None:  # noqa: ANN001
+    monkeypatch.setattr("edgefusion.distill.loop.SAVE_EVERY_S", 0.0)
+    schedule = Schedule(steps=30, learning_rate=0.05, warmup=3, ema_decay=0.9)
+
+    def fresh() -> torch.nn.Module:
+        torch.manual_seed(7)
+        return torch.nn.Linear(3, 1)
+
+    whole = fresh()
+    fit(whole, _regression(whole), schedule, tmp_path / "whole", seed=3, label="whole")
+    broken = fresh()
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, _regression(broken, stop=11), schedule, tmp_path / "broken", seed=3, label="broken")
+    again = fresh()
+    fit(again, _regression(again), schedule, tmp_path / "broken", seed=3, label="again")
+    assert torch.equal(whole.weight, again.weight) and torch.equal(whole.bias, again.bias)
+    assert not torch.equal(whole.weight, fresh().weight)
+
+
+def test_rates_warm_up_and_fall() -> None:
+    schedule = Schedule(steps=100, learning_rate=1.0, warmup=10, final_ratio=0.1)
+    rates = [schedule.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1, rel=0.01) and max(rates) == rates[9] and rates[-1] < 0.11
+    assert all(a >= b for a, b in zip(rates[9:], rates[10:]))
