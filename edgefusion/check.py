@@ -76,7 +76,7 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operator.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Verify every file of a bundle by its hash, replay its golden, and compare with its floors. Exit code 3: failed."""
+    """Verify each file by its hash, replay the golden, and compare with its floors (exit code 3: failed)."""
     report = check(bundle, backend=backend, provider=provider, threads=threads)
     if as_json:
         print(json.dumps(report.as_json(), indent=2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
 import os
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.errors import UserError
 
 CHUNK = "edgefusion"
@@ -62,22 +63,9 @@ def save(image: Image.Image, path: Path | str) -> None:
     """
     path = Path(path)
     check_destination(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            image.save(stream, format="PNG", pnginfo=_text_chunks(image))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"could not be written: {error.strerror or error}.",
-            where=str(path),
-            remedy="Free some space or choose another place with -o.",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    image.save(content, format="PNG", pnginfo=_text_chunks(image))
+    write_whole(path, content.getvalue())
 
 
 def _text_chunks(image: Image.Image) -> PngImagePlugin.PngInfo:
