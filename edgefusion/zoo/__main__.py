@@ -1,6 +1,9 @@
-"""`python -m edgefusion.zoo`."""
+"""`python -m edgefusion.zoo`: the same as `edgefusion zoo`."""
+
+from __future__ import annotations
 
 from edgefusion.cli import run
 from edgefusion.zoo.command import main
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -60,7 +60,7 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     """uint8 [N, S, S, 3] → float32 [N, 3, S, S] in [-1, 1]."""
     import torch
 
-    x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+    x = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2)
     return (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -21,7 +21,7 @@ Examples:
 
   python -m edgefusion.zoo emoji --list           what is done
 
-  python -m edgefusion.zoo emoji --ship           also put weights and records into the package's zoo folder
+  python -m edgefusion.zoo emoji --ship           also put the weights into the package, the record into profiles/
 """
 
 
@@ -30,7 +30,9 @@ def main(
     stage: Annotated[str | None, typer.Option(help="Last stage to run; all of them without it.")] = None,
     work: Annotated[Path | None, typer.Option(help="Work folder; build/zoo/FAMILY without it.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="Say which stages are done, and stop.")] = False,
-    ship: Annotated[bool, typer.Option(help="Put weights and records into the package's zoo folder.")] = False,
+    ship: Annotated[
+        bool, typer.Option("--ship", help="Put the weights into the package, the record into profiles/.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice without it.")] = None,
 ) -> None:
     from edgefusion.models.checkpoint import require_torch

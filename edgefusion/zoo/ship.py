@@ -17,8 +17,8 @@ from edgefusion.zoo.unet import noise_scheduler
 LICENSE = "Apache-2.0 (weights), trained on art under MIT and CC-BY-4.0"
 
 
-def ship(work: Work, out: Path | None = None) -> Path:
-    """Writes `student/`, `teacher/unet/` and `records.json` under edgefusion/zoo/<family>/ (or `out`)."""
+def ship(work: Work, out: Path | None = None, profiles: Path = Path("profiles")) -> Path:
+    """Writes `student/` and `teacher/` under edgefusion/zoo/<family>/ (or `out`), and the record under `profiles`."""
     import torch
     from diffusers import LCMScheduler
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -40,11 +40,12 @@ def ship(work: Work, out: Path | None = None) -> Path:
     _write(student / "model_index.json", _index())
     _write(student / "edgefusion.json", _card(work))
     records = [json.loads(work.record(stage).read_text("utf-8")) for stage in STAGES]
-    _write(home / "records.json", {record["stage"]: record for record in records})
+    _write(profiles / "zoo" / f"{work.recipe.name}.json", {record["stage"]: record for record in records})
     return home
 
 
 def _write(path: Path, data: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
 

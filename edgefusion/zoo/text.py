@@ -34,20 +34,24 @@ def _bytes_as_characters() -> list[str]:
 
 
 def make_tokenizer(recipe: TextRecipe, packages: Path, out: Path) -> CLIPTokenizer:
-    """CLIP's tokenizer as a transformers folder (vocab.json, merges.txt, tokenizer.json) of `recipe.length` tokens."""
-    from transformers import CLIPTokenizer
-
+    """CLIP's own byte-pair tokenizer, for `recipe.length` tokens."""
     with zipfile.ZipFile(fetch(recipe.vocabulary, packages)) as archive:
         lines = gzip.decompress(archive.read(VOCABULARY)).decode("utf-8").split("\n")
-    merges = [line.split() for line in lines[1 : MERGES + 1]]
+    merges = [(left, right) for left, right in (line.split() for line in lines[1 : MERGES + 1])]
+    return save_tokenizer(merges, recipe.length, out)
+
+
+def save_tokenizer(merges: list[tuple[str, str]], length: int, out: Path) -> CLIPTokenizer:
+    """A byte-pair tokenizer as CLIP builds it from its merges, as a folder: vocab.json, merges.txt, tokenizer.json."""
+    from transformers import CLIPTokenizer
+
     letters = _bytes_as_characters()
     tokens = letters + [c + "</w>" for c in letters] + ["".join(pair) for pair in merges]
     vocabulary = {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
     out.mkdir(parents=True, exist_ok=True)
     (out / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
     (out / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(m) + "\n" for m in merges), "utf-8")
-    pairs = [(a, b) for a, b in merges]
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=recipe.length)
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
     tokenizer.save_pretrained(out)
     return tokenizer
 

@@ -1,0 +1,99 @@
+"""Tables of README.md and the model cards, generated from records between marker lines.
+
+A block starts with `<!-- figures: NAME -->` and ends with `<!-- end -->`; NAME is a function of `TABLES`. Whatever
+stands between is replaced, so nobody types a figure by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgefusion.spec.errors import UserError
+
+BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+ZOO_RECORD = "zoo/emoji.json"
+HOST_RECORD = "this-machine/emoji-host.json"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; every column but the first is aligned right."""
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in [head, rule, *rows])
+
+
+def zoo_quality(profiles: Path) -> str:
+    """Retrieval of teacher and students, and what it was measured on."""
+    record = _read(profiles / ZOO_RECORD)["evaluation"]
+    names = {"two_step": "bk-tiny, consistency-distilled", "student": "bk-tiny, feature-distilled"}
+    rows = []
+    for row in record["rows"]:
+        made = [str(row["steps"]), f"{row['guidance_scale']:g}"] if "steps" in row else ["–", "–"]
+        shares = [f"{row[key]:.1%}" for key in ("top1", "top5")]
+        rows.append([names.get(row["model"], row["model"]), *made, *shares])
+    chance = record["rows"][0]["chance_top5"]
+    note = (
+        f"\n{record['captions']} captions with distinct names against {record['references']} reference pictures; "
+        f"features: {record['backbone']}; chance of a top-5 hit: {chance:.1%}. In-domain retrieval, not a CLIP score.\n"
+    )
+    return table(["model", "steps", "guidance", "top-1", "top-5"], rows) + note
+
+
+def zoo_training(profiles: Path) -> str:
+    """What each stage was trained with and for how long."""
+    records = _read(profiles / ZOO_RECORD)
+    rows = []
+    for stage in ("autoencoder", "text", "teacher", "student", "consistency"):
+        record = records[stage]
+        schedule = record["recipe"]["schedule"]
+        minutes = record["seconds_of_last_run"] / 60
+        parameters = f"{record['parameters'] / 1e6:.1f} M" if "parameters" in record else "–"
+        cells = [str(schedule["steps"]), str(record["recipe"]["batch"]), f"{schedule['learning_rate']:g}"]
+        rows.append([stage, parameters, *cells, f"{minutes:.0f}"])
+    return table(["stage", "parameters", "steps", "batch", "learning rate", "minutes of the last run"], rows)
+
+
+def host_speed(profiles: Path) -> str:
+    """Export and picture on a CPU, beside diffusers on the same weights in the same run."""
+    record = _read(profiles / HOST_RECORD)
+    ours, peer = record["edgefusion"], record["diffusers"]
+    rows = [
+        ["cold start to PNG, s", f"{ours['cold_s']['median']:.2f}", f"{peer['cold_s']['median']:.2f}"],
+        ["next picture, s", f"{ours['warm_s']['median']:.3f}", f"{peer['warm_s']['median']:.3f}"],
+        ["peak memory, MiB", f"{ours['peak_mib']:.0f}", f"{peer['peak_mib']:.0f}"],
+    ]
+    export = record["export"]
+    note = (
+        f"\nExport: {export['seconds']:.0f} s, peak memory {export['peak_mib']:.0f} MiB; bundle "
+        f"{record['bundle_mib']:.1f} MiB. {record['machine']}; medians of {record['runs']} alternating runs.\n"
+    )
+    return table(["two steps, 128×128", "edgefusion (onnxruntime)", "diffusers (eager)"], rows) + note
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "zoo-quality": zoo_quality,
+    "zoo-training": zoo_training,
+    "host-speed": host_speed,
+}
+
+
+def fill(text: str, profiles: Path, where: str) -> str:
+    """`text` with every block made anew from the records under `profiles`."""
+
+    def block(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in TABLES:
+            raise UserError(f"No table {name!r}.", where=where, remedy=f"Known: {', '.join(TABLES)}.")
+        return f"{match[1]}{TABLES[name](profiles)}{match[4]}"
+
+    return BLOCK.sub(block, text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError("there is no such record.", where=str(path), remedy="Measure it first, see profiles/README.md.")
+    data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return data
