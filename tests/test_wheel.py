@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,23 @@ def test_only_edgefusion_is_importable(installed: Installed) -> None:
     names = ("edgefusion", "export", "runtime", "devices", "profiles", "tests", "torch")
     code = "import importlib.util, sys\nprint([n for n in sys.argv[1:] if importlib.util.find_spec(n)])"
     assert installed.out("-c", code, *names).strip() == "['edgefusion']"
+
+
+@pytest.mark.parametrize("environment", ["installed", "installed310"])
+def test_every_package_comes_in_the_version_known_to_work(environment: str, request: pytest.FixtureRequest) -> None:
+    there: Installed = request.getfixturevalue(environment)
+    known = {line.partition(";")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    listing = "from importlib.metadata import distributions as d\nfor x in d(): print(f'{x.name}=={x.version}')"
+    own = ("pip==", "setuptools==", "edgefusion==")
+    found = {normal(pinned) for pinned in there.out("-c", listing).split() if not pinned.startswith(own)}
+    assert len(found) > 10
+    assert found <= known, "add what is missing to constraints.txt"
+
+
+def normal(pinned: str) -> str:
+    """`Pillow==1.0` as constraints.txt writes it: `pillow==1.0`."""
+    name, _, version = pinned.partition("==")
+    return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version}"
 
 
 def test_export_answers_without_torch(installed: Installed) -> None:
