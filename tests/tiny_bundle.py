@@ -64,7 +64,7 @@ def seal(folder: Path, content: dict[str, Any]) -> None:
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """A CLIP-like vocabulary: 256 byte symbols, the same ending a word, and merges that make each of WORDS one token."""
+    """CLIP-like: 256 byte symbols, the same ending a word, and merges that make each of WORDS one token."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     symbols = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]

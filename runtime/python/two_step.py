@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A bundle and a prompt to a picture, in one file to copy. Needs numpy, onnxruntime, tokenizers, Pillow (Python ≥ 3.10).
+"""A bundle and a prompt to a picture, in one file to copy. Needs numpy, onnxruntime, tokenizers and Pillow only.
 
     python two_step.py BUNDLE "a red apple" --seed 0 --steps 2 --guidance 7 -o out.png
     python two_step.py BUNDLE --golden
