@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgefusion.distill.diffusion import Process
+from edgefusion.models.guidance import guidance_embedding
 
 if TYPE_CHECKING:
     import torch
@@ -55,16 +56,6 @@ class Consistency:
     def distance(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Pseudo-Huber, mean over everything."""
         return (((a - b) ** 2 + self.huber_c**2).sqrt() - self.huber_c).mean()
-
-
-def guidance_embedding(omega: torch.Tensor, dim: int) -> torch.Tensor:
-    """[B] values of ω = guidance scale - 1 → [B, dim] sinusoids of 1000·ω, sines first (as in LCM's code)."""
-    import torch
-
-    half = dim // 2
-    rates = torch.exp(-torch.arange(half, dtype=torch.float32) * (torch.log(torch.tensor(10_000.0)) / (half - 1)))
-    angles = 1000.0 * omega.float()[:, None] * rates.to(omega.device)[None]
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def lcd_loss(

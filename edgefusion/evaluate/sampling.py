@@ -60,7 +60,7 @@ def few_step(
     import torch
     from diffusers import LCMScheduler
 
-    from edgefusion.distill.consistency import guidance_embedding
+    from edgefusion.models.guidance import guidance_embedding
 
     generator = torch.Generator().manual_seed(seed)
     made = []
