@@ -1,0 +1,21 @@
+"""Fixtures that several files use."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle (tests/tiny_bundle.py), not to be changed."""
+    return tiny_bundle.build(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture
+def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle, to be spoiled."""
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
