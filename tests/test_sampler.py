@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_bundle
 
-from edgefusion.runtime.sampler import draw_noise, sample
+from edgefusion.runtime.sampler import boundary_scalings, draw_noise, sample
 from edgefusion.runtime.schedule import alphas_cumprod, guidance_embedding, lcm_timesteps, make_sampler
 from edgefusion.spec.bundle import Sampler
 from edgefusion.spec.errors import UserError
@@ -79,6 +79,18 @@ def test_sampling_is_that_of_diffusers(prediction_type: str, steps: int, dtype: 
     assert np.array_equal(step.latents, step.denoised)
 
 
+@pytest.mark.parametrize("timestep", [0, 1, 19, 999])
+@pytest.mark.parametrize("timestep_scaling", [10.0, 0.001])
+def test_boundary_scalings_are_those_of_diffusers(timestep: int, timestep_scaling: float) -> None:
+    import torch
+    from diffusers import LCMScheduler
+
+    scheduler = LCMScheduler(timestep_scaling=timestep_scaling)
+    expected = scheduler.get_scalings_for_boundary_condition_discrete(torch.tensor(timestep))
+    ours = boundary_scalings(timestep, sampler(timestep_scaling=timestep_scaling))
+    np.testing.assert_allclose(ours, [float(value) for value in expected], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", GOLDENS)
 def test_goldens_are_what_diffusers_makes(name: str) -> None:
     flat, again = _numbers(committed(name)), _numbers(make_runtime_golden.all_goldens()[name])
@@ -89,7 +101,7 @@ def test_goldens_are_what_diffusers_makes(name: str) -> None:
 @pytest.mark.parametrize("name", GOLDENS[:2])
 def test_sampling_holds_to_the_golden(name: str) -> None:
     golden = committed(name)
-    ours = sampler(golden["prediction_type"])
+    ours = sampler(golden["prediction_type"], timestep_scaling=golden["timestep_scaling"])
     assert (ours.timestep_scaling, ours.sigma_data) == (golden["timestep_scaling"], golden["sigma_data"])
     for run in golden["runs"]:
         points = run["points"]
