@@ -1,7 +1,7 @@
 """How good the family is: in-domain retrieval of what teacher and students draw, and the grids to look at.
 
-One caption per name of the world, styles in turn, so that every name counts once. The references are the world's own
-pictures in all styles; chance is stated beside the figures.
+One caption per name of the world, taught styles in turn, so that every name counts once. The references are the taught
+pictures; chance is stated beside the figures.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ GRID = (
 
 def evaluate(work: Work, teacher_guidance: float) -> Record:
     """Figures of the autoencoder, the teacher, the student and the two-step student; grids beside the record."""
-    pixels, rows, world = work.pictures()
-    pixels, rows = pixels[:world], rows[:world]
+    _, every, _ = work.pictures()
+    taught = work.taught()
+    rows = [every[i] for i in taught]
     names = [row.name for row in rows]
-    styles = [style.name for style in work.recipe.pictures.styles]
+    styles = work.recipe.teacher.styles
     concepts = sorted(set(names))
     asked = [
         next(i for i, row in enumerate(rows) if row.name == name and row.style == styles[k % len(styles)])
         for k, name in enumerate(concepts)
     ]
-    reference = np.load(work.folder / "features.npy")[:world]
+    reference = np.load(work.folder / "features.npy")[taught]
     cache, vae = work.cache(), work.vae()
-    record: Record = {"captions": len(asked), "references": world, "backbone": BACKBONE, "rows": []}
+    record: Record = {"captions": len(asked), "references": len(taught), "backbone": BACKBONE, "rows": []}
 
     def judge(name: str, draw: Callable[[torch.Tensor], torch.Tensor], **facts: float) -> None:
         began = time.monotonic()

@@ -72,6 +72,7 @@ class TextRecipe(Strict):
 class TeacherRecipe(Strict):
     """The large U-Net. `null_share`: captions replaced by the empty one, for classifier-free guidance."""
 
+    styles: tuple[str, ...] = Field(description="drawing styles that the U-Nets of the family learn")
     channels: tuple[int, ...]
     heads: int
     groups: int

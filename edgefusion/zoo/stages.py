@@ -70,17 +70,23 @@ class Work:
 
         return AutoencoderKL.from_pretrained(self.folder / "vae").requires_grad_(False).eval()
 
+    def taught(self) -> list[int]:
+        """Indices of the pictures the U-Nets learn: the world's, in the teacher's styles."""
+        _, rows, world = self.pictures()
+        return [i for i in range(world) if rows[i].style in self.recipe.teacher.styles]
+
     def cache(self) -> unets.Cache:
-        """Latents and text states of the world, computed once."""
+        """Latents and text states of the pictures the U-Nets learn."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        pixels, rows, world = self.pictures()
+        pixels, rows, _ = self.pictures()
+        taught = self.taught()
         tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
         encoder = CLIPTextModel.from_pretrained(self.folder / "text_encoder").eval()
-        captions = [row.caption for row in rows[:world]]
+        captions = [rows[i].caption for i in taught]
         ids = text.tokenize(tokenizer, [*captions, ""], self.recipe.text.length)
         states = text.encode(encoder, ids)
-        return unets.Cache(autoencoder.encode(self.vae(), pixels[:world]), states[:-1], states[-1:])
+        return unets.Cache(autoencoder.encode(self.vae(), pixels[taught]), states[:-1], states[-1:])
 
 
 def make_pictures(work: Work) -> Record:

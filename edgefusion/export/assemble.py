@@ -1,0 +1,97 @@
+"""The manifest of a bundle, from the plan and what was measured while its files were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgefusion.export.golden import FILE as GOLDEN
+from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
+from edgefusion.export.plan import Plan, tool_versions
+from edgefusion.export.tensors import FILES
+from edgefusion.spec.bundle import File, Golden, Image, Manifest, Part, PartName, Tokenizer, Weights
+from edgefusion.spec.opened import sha256_of
+
+TOKENIZER = "tokenizer/tokenizer.json"
+LICENSE = "LICENSE"
+
+
+def part_of(plan: Plan, name: PartName, parameters: int, psnr_db: float) -> Part:
+    """The manifest's entry of a part."""
+    signature, recipe = plan.signatures[name], plan.part(name)
+    return Part(
+        file=FILES[name],
+        format="onnx",
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        precision=recipe.precision,
+        parameters=parameters,
+        psnr_db=psnr_db,
+        floor_db=recipe.floor_db,
+    )
+
+
+def manifest(
+    plan: Plan, folder: Path, files: list[str], parts: dict[PartName, Part], effect_db: float, minimum_mib: int
+) -> Manifest:
+    """Everything about the bundle in `folder`, whose `files` are final."""
+    tokenizer = plan.tokenizer
+    return Manifest(
+        schema_version=1,
+        name=plan.name,
+        target=plan.target,
+        parts=parts,
+        sampler=plan.sampler(effect_db),
+        tokenizer=Tokenizer(
+            file=TOKENIZER,
+            max_length=tokenizer.max_length,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        ),
+        image=Image(width=plan.width, height=plan.height),
+        golden=Golden(
+            file=GOLDEN,
+            prompt=plan.layout.card.default_prompt,
+            steps=plan.recipe.steps,
+            guidance_scale=plan.guidance_scale,
+            latents_floor_db=LATENTS_FLOOR_DB,
+            picture_floor_db=PICTURE_FLOOR_DB,
+        ),
+        weights=weights(plan),
+        recipe=plan.recipe,
+        device=plan.device,
+        tools=tool_versions(),
+        min_memory_mib=minimum_mib,
+        remaining=plan.recipe.remaining,
+        files={path: file_of(folder / path) for path in files},
+    )
+
+
+def weights(plan: Plan) -> Weights:
+    """Where the weights came from and their terms."""
+    layout = plan.layout
+    return Weights(
+        source=layout.source,
+        sha256=layout.sha256(),
+        student=layout.card.student or layout.name,
+        license=layout.license,
+        license_file=LICENSE if layout.license_file else None,
+        attribution=layout.card.attribution,
+    )
+
+
+def file_of(path: Path) -> File:
+    """Hash and size of a file."""
+    return File(sha256=sha256_of(path), size_bytes=path.stat().st_size)
+
+
+def as_bytes(made: Manifest) -> bytes:
+    """manifest.json."""
+    return (made.model_dump_json(indent=2) + "\n").encode("utf-8")
+
+
+def same_inputs(made: Manifest, plan: Plan) -> bool:
+    """Whether a bundle was made from exactly what `plan` would be made from."""
+    there: list[Any] = [made.name, made.target, made.weights, made.recipe, made.device, made.tools]
+    return there == [plan.name, plan.target, weights(plan), plan.recipe, plan.device, tool_versions()]

@@ -1,0 +1,92 @@
+"""Each part as a torch module with exactly the inputs and outputs of the bundle contract.
+
+A graph adopts the children of the model it wraps under their own names, so that a node's source module in the ONNX
+file reads as in the checkpoint (`down_blocks.0.resnets.0.conv1`), with no prefix of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from edgefusion.export.tensors import Signature
+from edgefusion.models.checkpoint import Checkpoint, build_part, quiet_libraries
+from edgefusion.models.layout import Layout
+from edgefusion.spec.bundle import PartName
+
+DTYPES = {"float32": torch.float32, "int64": torch.int64}
+
+
+class Graph(torch.nn.Module):
+    """A model whose children are adopted; the model itself is held without being a child."""
+
+    model: Any
+
+    def __init__(self, model: torch.nn.Module, children: Iterable[str] | None = None) -> None:
+        super().__init__()
+        object.__setattr__(self, "model", model)
+        for name, child in model.named_children():
+            if children is None or name in children:
+                self.add_module(name, child)
+        self.eval()
+
+
+class TextEncoderGraph(Graph):
+    """input_ids int64 [1, L] → last_hidden_state [1, L, D]."""
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.model(input_ids).last_hidden_state
+        return hidden
+
+
+class UNetGraph(Graph):
+    """sample [1, 4, h, w], timestep int64 [1], encoder_hidden_states [1, L, D], timestep_cond [1, G] → out_sample."""
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        timestep_cond: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        out: torch.Tensor = self.model(
+            sample, timestep, encoder_hidden_states, timestep_cond=timestep_cond, return_dict=False
+        )[0]
+        return out
+
+
+class DecoderGraph(Graph):
+    """latent_sample [1, 4, h, w], already divided by the latent scale → sample [1, 3, H, W] in about -1…1."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__(model, ("post_quant_conv", "decoder"))
+
+    def forward(self, latent_sample: torch.Tensor) -> torch.Tensor:
+        picture: torch.Tensor = self.model.decode(latent_sample, return_dict=False)[0]
+        return picture
+
+
+GRAPHS: dict[PartName, type[Graph]] = {"text_encoder": TextEncoderGraph, "unet": UNetGraph, "decoder": DecoderGraph}
+
+
+def graphs_of(checkpoint: Checkpoint) -> dict[PartName, Graph]:
+    """The three graphs of a loaded checkpoint."""
+    models: dict[PartName, Any] = {
+        "text_encoder": checkpoint.text_encoder,
+        "unet": checkpoint.unet,
+        "decoder": checkpoint.vae,
+    }
+    return {name: GRAPHS[name](model) for name, model in models.items()}
+
+
+def weightless_graph(layout: Layout, part: PartName) -> Graph:
+    """A graph on the meta device: shapes without memory, for planning."""
+    with torch.device("meta"), quiet_libraries():
+        return GRAPHS[part](build_part(layout, part))
+
+
+def example(signature: Signature, device: str = "cpu") -> tuple[torch.Tensor, ...]:
+    """Inputs of the right shapes: zeros."""
+    return tuple(torch.zeros(row.shape, dtype=DTYPES[row.dtype], device=device) for row in signature.inputs)

@@ -1,0 +1,179 @@
+"""What an export will do, decided and refused before anything heavy is loaded. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import edgefusion
+from edgefusion.export.tensors import Signature, signatures
+from edgefusion.models.layout import Layout, read_layout
+from edgefusion.models.locate import locate
+from edgefusion.models.tokenizer import ClipTokenizer, read_tokenizer
+from edgefusion.runtime.schedule import make_sampler
+from edgefusion.spec.bundle import Guidance, PartName, Sampler
+from edgefusion.spec.device import Device
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.recipe import PartRecipe, Recipe
+from edgefusion.spec.rooms import find, load_device, load_recipe
+
+BUILT_BACKENDS = ("onnxruntime", "tensorrt")
+TOOLS = ("diffusers", "numpy", "onnx", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything an export depends on, resolved. `out` is the folder of the finished bundle."""
+
+    target: str
+    recipe: Recipe
+    device: Device
+    layout: Layout
+    tokenizer: ClipTokenizer
+    signatures: dict[PartName, Signature]
+    height: int
+    width: int
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the bundle."""
+        return f"{_plain(self.layout.name)}-{_plain(self.target)}"
+
+    def part(self, name: PartName) -> PartRecipe:
+        """The recipe of a part."""
+        recipe: PartRecipe = getattr(self.recipe.parts, name)
+        return recipe
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """The default guidance scale; None for a student without a guidance embedding."""
+        if self.guidance_dim is None:
+            return None
+        own = self.layout.card.guidance.default_scale
+        return own if self.recipe.guidance_scale is None else self.recipe.guidance_scale
+
+    @property
+    def guidance_dim(self) -> int | None:
+        """Length of the guidance embedding, None where the student has none."""
+        dim: int | None = self.layout.configs["unet"].get("time_cond_proj_dim")
+        return dim
+
+    def guidance(self, effect_db: float) -> Guidance | None:
+        """The manifest's guidance, once its effect is known (dB)."""
+        if self.guidance_dim is None or self.guidance_scale is None:
+            return None
+        span = self.layout.card.guidance
+        return Guidance(
+            embedding_dim=self.guidance_dim,
+            default_scale=self.guidance_scale,
+            min_scale=span.min_scale,
+            max_scale=span.max_scale,
+            effect_db=effect_db,
+        )
+
+    def sampler(self, effect_db: float = 0.0) -> Sampler:
+        """The sampler's constants; `effect_db` is what was found for the guidance embedding."""
+        return make_sampler(
+            self.layout.scheduler_config,
+            latent_scale=float(self.layout.configs["decoder"].get("scaling_factor", 0.18215)),
+            guidance=self.guidance(effect_db),
+            default_steps=self.recipe.steps,
+        )
+
+    def fingerprint(self) -> str:
+        """Hash of all inputs: weights, recipe, device, tools. Parts of an earlier run with the same one are reused."""
+        facts = [self.name, self.layout.source, self.layout.sha256(), self.recipe.model_dump(mode="json")]
+        text = json.dumps([*facts, self.device.model_dump(mode="json"), tool_versions()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_plan(target: str, weights: str | None, out: Path | None, *, download: bool = False) -> Plan:
+    """Resolve a target, its device and its checkpoint.
+
+    Args:
+        target: name of a recipe, or the path of a .toml file.
+        weights: what to export instead of the recipe's student.
+        out: folder of the bundle; build/<name>-<target> without it.
+        download: may a hub id be fetched?
+
+    Raises:
+        UserError: whatever of this does not exist, does not fit together, or is not built in this version.
+    """
+    recipe, where = load_recipe(target), str(find("export", target))
+    _refuse_unbuilt(recipe, where)
+    layout = read_layout(locate(weights or recipe.student, download=download), recipe.decoder)
+    tokenizer = read_tokenizer(layout.tokenizer, layout.configs["text_encoder"]["max_position_embeddings"])
+    height, width = (recipe.image.height, recipe.image.width) if recipe.image else layout.image_size
+    plan = Plan(
+        target=Path(where).stem,
+        recipe=recipe,
+        device=load_device(recipe.device),
+        layout=layout,
+        tokenizer=tokenizer,
+        signatures=signatures(layout, tokenizer.max_length, height, width),
+        height=height,
+        width=width,
+        out=Path(),
+    )
+    _check_guidance(plan, where)
+    plan.sampler()
+    return Plan(**{**plan.__dict__, "out": out or Path("build") / plan.name})
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of everything that shapes the bytes of a bundle."""
+    versions = {"edgefusion": edgefusion.__version__}
+    for tool in TOOLS:
+        try:
+            versions[tool] = version(tool)
+        except PackageNotFoundError as error:
+            raise UserError(
+                f"{tool} is not installed.", remedy="Run: pip install 'edgefusion[export]'", exit_code=4
+            ) from error
+    return versions
+
+
+def _refuse_unbuilt(recipe: Recipe, where: str) -> None:
+    if recipe.backend not in BUILT_BACKENDS:
+        raise UserError(
+            f"backend {recipe.backend!r} is not built yet in this version.",
+            where=f"{where}: backend",
+            remedy=f"There are: {', '.join(BUILT_BACKENDS)}.",
+        )
+    parts: dict[str, Any] = dict(recipe.parts)
+    for name, part in parts.items():
+        if part.precision != "fp32":
+            raise UserError(
+                f"precision {part.precision!r} is not built yet; this version exports fp32 only.",
+                where=f"{where}: parts.{name}.precision",
+                remedy='Set precision = "fp32".',
+            )
+
+
+def _check_guidance(plan: Plan, where: str) -> None:
+    wanted, span = plan.recipe.guidance_scale, plan.layout.card.guidance
+    if wanted is None:
+        return
+    if plan.guidance_dim is None:
+        raise UserError(
+            f"guidance_scale = {wanted} has no effect: this student has no guidance embedding (time_cond_proj_dim).",
+            where=f"{where}: guidance_scale",
+            remedy="Remove the key, or choose a student that has one.",
+        )
+    if not span.min_scale <= wanted <= span.max_scale:
+        raise UserError(
+            f"{wanted} is outside the student's range of {span.min_scale} to {span.max_scale}.",
+            where=f"{where}: guidance_scale",
+            remedy="Choose a scale within it.",
+        )
+
+
+def _plain(name: str) -> str:
+    """A name that is safe as a folder everywhere."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "student"

@@ -1,0 +1,71 @@
+"""`--dry-run`: what an export would make, how large, and whether the board can hold it. Nothing is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgefusion.export.plan import Plan
+from edgefusion.export.run import RUNTIME_MIB
+from edgefusion.export.tensors import FILES
+
+
+def preview(plan: Plan) -> dict[str, Any]:
+    """Parts with parameters and sizes (MiB), the memory a board needs, and its verdict."""
+    from edgefusion.export.memory import MIB, need, sizes
+
+    parts = sizes(plan)
+    needed = need(parts, RUNTIME_MIB)
+    board = plan.device.memory_mib.value
+    return {
+        "name": plan.name,
+        "out": str(plan.out),
+        "target": plan.target,
+        "weights": plan.layout.source,
+        "student": plan.layout.card.student or plan.layout.name,
+        "device": plan.device.name,
+        "backend": plan.recipe.backend,
+        "image": f"{plan.width}×{plan.height}",
+        "steps": plan.recipe.steps,
+        "parts": {
+            name: {
+                "file": FILES[name],
+                "precision": plan.part(name).precision,
+                "parameters": size.parameters,
+                "weights_mib": round(size.weight_bytes / MIB, 1),
+                "activations_mib": round(size.activation_bytes / MIB, 1),
+            }
+            for name, size in parts.items()
+        },
+        "minimum_mib": needed.minimum_mib,
+        "resident_mib": needed.resident_mib,
+        "device_memory_mib": board,
+        "fits": None if board is None else needed.minimum_mib <= board,
+        "remaining": list(plan.recipe.remaining),
+    }
+
+
+def show(facts: dict[str, Any]) -> None:
+    """The same for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"{facts['name']}: {facts['weights']} ({facts['student']}) for {facts['device']}, {facts['backend']}")
+    console.print(f"{facts['image']} px, {facts['steps']} steps; would be written to {facts['out']}", soft_wrap=True)
+    table = Table("part", "precision", "parameters", "weights, MiB", "activations, MiB")
+    for name, part in facts["parts"].items():
+        sizes = (f"{part['weights_mib']:.1f}", f"{part['activations_mib']:.1f}")
+        table.add_row(name, part["precision"], f"{part['parameters']:,}", *sizes)
+    console.print(table)
+    console.print(f"Memory: {facts['minimum_mib']} MiB a part at a time, {facts['resident_mib']} MiB all loaded.")
+    console.print(_verdict(facts))
+    for line in facts["remaining"]:
+        console.print(f"  then: {line}", soft_wrap=True)
+
+
+def _verdict(facts: dict[str, Any]) -> str:
+    if facts["fits"] is None:
+        return f"The memory of {facts['device']} is unknown: compare it with the line above."
+    verdict = "fits" if facts["fits"] else "DOES NOT FIT"
+    board = f"{facts['device_memory_mib']} MiB of {facts['device']}"
+    return f"It {verdict} into the {board} (an estimate; the board's own system comes on top)."

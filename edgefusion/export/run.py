@@ -1,0 +1,156 @@
+"""The export, top to bottom: load, run the reference, trace and compare each part, golden, manifest, replay, rename."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgefusion.export import assemble, golden, guidance, parity
+from edgefusion.export.place import Place, claim, refuse_foreign
+from edgefusion.export.plan import Plan
+from edgefusion.export.progress import Progress
+from edgefusion.export.tensors import FILES
+from edgefusion.spec.bundle import Part, PartName
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.opened import MANIFEST, Bundle, open_bundle
+
+if TYPE_CHECKING:
+    from edgefusion.export.graphs import Graph
+    from edgefusion.export.memory import Size
+    from edgefusion.export.parity import Pair
+
+RUNTIME_MIB = 120  # an interpreter with numpy, tokenizers, Pillow and onnxruntime, before any graph is loaded
+
+
+@dataclass
+class Outcome:
+    """What an export did. `seconds` and `peak_mib` (of this process so far) are by stage; `reused` names stages
+    taken over from an interrupted run; `fresh` is False where the bundle was up to date."""
+
+    out: Path
+    fresh: bool
+    bundle: Bundle
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_mib: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+    golden_db: tuple[float, float] | None = None
+
+
+def export(plan: Plan, progress: Progress, *, verbose: bool = False) -> Outcome:
+    """Make the bundle of `plan`, or find that it is there already.
+
+    Raises:
+        UserError: see the modules this calls; nothing half-made is ever under the final name.
+    """
+    refuse_foreign(plan.out)
+    if bundle := up_to_date(plan):
+        return Outcome(plan.out, False, bundle)
+    from edgefusion.export.memory import sizes
+
+    parts = sizes(plan)
+    need_bytes = sum(size.weight_bytes for size in parts.values())
+    with claim(plan.out, plan.fingerprint(), need_bytes) as place:
+        run = _Run(plan, place, progress, parts, verbose)
+        run.all()
+        place.finish()
+    return Outcome(plan.out, True, open_bundle(plan.out), run.seconds, run.peak_mib, run.reused, run.golden_db)
+
+
+def up_to_date(plan: Plan) -> Bundle | None:
+    """The whole bundle of an earlier export from the same inputs, if it is there."""
+    try:
+        bundle = open_bundle(plan.out)
+    except UserError:
+        return None
+    return bundle if assemble.same_inputs(bundle.manifest, plan) else None
+
+
+class _Run:
+    def __init__(
+        self, plan: Plan, place: Place, progress: Progress, parts: dict[PartName, Size], verbose: bool
+    ) -> None:
+        self.plan, self.place, self.progress, self.sizes, self.verbose = plan, place, progress, parts, verbose
+        self.seconds: dict[str, float] = {}
+        self.peak_mib: dict[str, float] = {}
+        self.reused: list[str] = []
+        self.golden_db: tuple[float, float] | None = None
+
+    def all(self) -> None:
+        from edgefusion.export import reference
+        from edgefusion.export.graphs import graphs_of
+        from edgefusion.export.memory import need
+        from edgefusion.models.checkpoint import load_layout
+
+        with self._stage("weights"):
+            graphs = graphs_of(load_layout(self.plan.layout))
+        with self._stage("reference run"):
+            made = reference.run(self.plan, graphs)
+        parts = {}
+        for name in FILES:
+            with self._stage(name):
+                parts[name] = self._part(name, graphs[name], made.pairs[name])
+        with self._stage("golden"):
+            effect = self._guidance_effect(parts["unet"], made.pairs["unet"])
+            self._put_small_files(golden.npz_bytes(made.golden))
+            minimum = need(self.sizes, RUNTIME_MIB).minimum_mib
+            manifest = assemble.manifest(self.plan, self.place.folder, self.place.files(), parts, effect, minimum)
+            self.place.put(MANIFEST, assemble.as_bytes(manifest))
+            self.golden_db = golden.replay(self.place.folder)
+
+    def _part(self, name: PartName, graph: Graph, pairs: list[Pair]) -> Part:
+        from edgefusion.export.trace import trace
+
+        size = self.sizes[name]
+        if facts := self.place.found(name):
+            self.reused.append(name)
+            return assemble.part_of(self.plan, name, size.parameters, facts["psnr_db"])
+        path = self.place.begin(name, FILES[name])
+        files = trace(graph, self.plan.signatures[name], self.plan.recipe.opset, path, verbose=self.verbose)
+        part = assemble.part_of(self.plan, name, size.parameters, 0.0)
+        found = parity.measure(parity.load(self.place.folder, part), part, pairs)
+        parity.require(name, found, part.floor_db)
+        self.place.finished(name, files, {"psnr_db": found})
+        return assemble.part_of(self.plan, name, size.parameters, found)
+
+    def _guidance_effect(self, unet: Part, pairs: list[Pair]) -> float:
+        if self.plan.guidance_dim is None:
+            return 0.0
+        return guidance.effect_db(self.plan, parity.load(self.place.folder, unet), pairs)
+
+    def _put_small_files(self, golden_npz: bytes) -> None:
+        self.place.put(golden.FILE, golden_npz)
+        self.place.put(assemble.TOKENIZER, self.plan.tokenizer.to_json())
+        if source := self.plan.layout.license_file:
+            self.place.put(assemble.LICENSE, source.read_bytes())
+
+    def _stage(self, name: str) -> _Stage:
+        return _Stage(self, name)
+
+
+class _Stage:
+    """Times one stage, tells the progress, and notes the process's peak memory at its end."""
+
+    def __init__(self, run: _Run, name: str) -> None:
+        self.run, self.name = run, name
+
+    def __enter__(self) -> None:
+        self.began = time.monotonic()
+        self.run.progress.begin(self.name)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            return
+        self.run.seconds[self.name] = round(time.monotonic() - self.began, 2)
+        self.run.peak_mib[self.name] = round(peak_mib(), 1)
+        reused = " (found from before)" if self.name in self.run.reused else ""
+        self.run.progress.end(f"{self.name}{reused}: {self.run.seconds[self.name]:.1f} s")
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
