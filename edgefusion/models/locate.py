@@ -1,4 +1,4 @@
-"""Where a checkpoint is: `zoo:NAME`, a folder, or a hub id. Only a hub id may ever reach the network, and only if asked."""
+"""Where a checkpoint is: `zoo:NAME`, a folder, or a hub id. Only a hub id may reach the network, and only if asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny family with random weights in the layout of Stable Diffusion 1.x, for shapes and plumbing, not for pictures."""
+"""A tiny family with random weights in the layout of Stable Diffusion 1.x: for plumbing, not for pictures."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UserError(
-            f"only pickle weights here ({', '.join(pickles)}); a pickle can run code when it is read, so it is refused.",
+            f"only pickle weights here ({', '.join(pickles)}); a pickle can run code when read, so it is refused.",
             where=str(folder),
             remedy=f"Save the model as {whole.name} (save_pretrained with safe_serialization=True).",
         )

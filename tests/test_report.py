@@ -1,0 +1,59 @@
+"""Tables come from records: a block is filled, a stale one is seen, an unknown one is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgefusion.report.command import main
+from edgefusion.report.figures import TABLES, fill
+from edgefusion.spec.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "edgefusion/zoo/emoji/README.md")
+
+
+@pytest.fixture
+def profiles(tmp_path: Path) -> Path:
+    rows = [
+        {"model": "pictures through the autoencoder", "top1": 0.9, "top5": 0.95, "chance_top5": 0.02},
+        {"model": "two_step", "steps": 2, "guidance_scale": 2.0, "top1": 0.25, "top5": 0.5, "chance_top5": 0.02},
+    ]
+    record = {"captions": 288, "references": 288, "backbone": "some-net", "rows": rows}
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo/emoji.json").write_text(json.dumps({"evaluation": record}), "utf-8")
+    return tmp_path
+
+
+def test_a_block_is_filled_from_its_record(profiles: Path) -> None:
+    text = "before\n<!-- figures: zoo-quality -->\nstale\n<!-- end -->\nafter\n"
+    filled = fill(text, profiles, "page.md")
+    assert "stale" not in filled and filled.startswith("before\n") and filled.endswith("<!-- end -->\nafter\n")
+    assert "| bk-tiny, consistency-distilled | 2 | 2 | 25.0% | 50.0% |" in filled
+    assert "288 captions" in filled and fill(filled, profiles, "page.md") == filled
+
+
+def test_an_unknown_table_and_a_missing_record_are_named(profiles: Path) -> None:
+    with pytest.raises(UserError, match="No table 'zoo-beauty'"):
+        fill("<!-- figures: zoo-beauty -->\n<!-- end -->", profiles, "page.md")
+    with pytest.raises(UserError, match="emoji-host.json: there is no such record"):
+        fill("<!-- figures: host-speed -->\n<!-- end -->", profiles, "page.md")
+
+
+def test_check_writes_nothing_and_fails_on_a_stale_page(profiles: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- figures: zoo-quality -->\n<!-- end -->\n", "utf-8")
+    with pytest.raises(UserError, match="out of date") as caught:
+        main([page], profiles, check=True)
+    assert caught.value.exit_code == 3 and "288" not in page.read_text("utf-8")
+    main([page], profiles, check=False)
+    main([page], profiles, check=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name)
+def test_the_figures_of_this_repository_are_those_of_its_records(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert fill(text, ROOT / "profiles", str(page)) == text
+    assert all(f"<!-- figures: {name} -->" in "".join(p.read_text("utf-8") for p in PAGES) for name in TABLES)
