@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefusion.runtime import Pipeline
-from edgefusion.runtime.psnr import psnr_db
-from edgefusion.spec.bundle import Golden
+from edgefusion.runtime import Pipeline, golden
+from edgefusion.runtime.golden import Measure
 from edgefusion.spec.errors import UserError
 
 FILE = "golden.npz"
@@ -32,41 +31,20 @@ def npz_bytes(arrays: dict[str, NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def replay(folder: Path) -> tuple[float, float]:
-    """Run a bundle on its golden's inputs; PSNR of the last latents and of the picture, dB.
+def replay(folder: Path) -> list[Measure]:
+    """Replay a bundle's golden with its own parts and the board's runtime; every stage must reach its floor.
 
     Raises:
-        UserError: tokens differ, or a PSNR is below the golden's floor (exit code 3).
+        UserError: one does not (exit code 3).
     """
     with Pipeline(folder) as pipeline:
-        manifest = pipeline.bundle.manifest
-        golden = manifest.golden
-        with np.load(folder / golden.file, allow_pickle=False) as file:
-            arrays = dict(file)
-        tokens = pipeline.tokenize(golden.prompt)
-        if not np.array_equal(tokens.ids, arrays["input_ids"]):
-            raise _failed(f"the tokenizer gives {tokens.ids.tolist()}, expected {arrays['input_ids'].tolist()}")
-        settings = pipeline.settings(steps=golden.steps, guidance_scale=golden.guidance_scale)
-        latents = list(pipeline.sample(pipeline.encode(tokens), settings, arrays["noise"], arrays["step_noise"]))[-1]
-        latents_db = psnr_db(arrays["latents"][-1], np.asarray(latents.latents))
-        picture_db = psnr_db(arrays["picture"], pipeline.decode(latents.latents))
-    _require(golden, latents_db, picture_db)
-    return latents_db, picture_db
-
-
-def _require(golden: Golden, latents_db: float, picture_db: float) -> None:
-    rows = (("latents", latents_db, golden.latents_floor_db), ("picture", picture_db, golden.picture_floor_db))
-    for what, found, floor in rows:
-        if not found >= floor:
-            raise _failed(
-                f"the {what} reach {found:.2f} dB against torch with diffusers' scheduler, the floor is {floor:g}"
-            )
-
-
-def _failed(how: str) -> UserError:
-    return UserError(
-        f"the bundle does not reproduce its golden: {how}.",
-        where=FILE,
-        remedy="Nothing was written under the final name; please report this with the recipe and the weights.",
-        exit_code=3,
-    )
+        measures = list(golden.replay(pipeline, golden.read_golden(pipeline.bundle)))
+    low = [f"{row.stage} {row.psnr_db:.2f} dB (floor {row.floor_db:g})" for row in measures if not row.passed]
+    if low:
+        raise UserError(
+            f"the bundle does not reproduce torch with diffusers' scheduler: {', '.join(low)}.",
+            where=FILE,
+            remedy="There is no bundle; please report this with the recipe and the weights.",
+            exit_code=3,
+        )
+    return measures

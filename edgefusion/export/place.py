@@ -37,9 +37,17 @@ class Place:
             data = json.loads(state.read_text("utf-8"))
             if data["fingerprint"] == self._fingerprint:
                 self._done = data["parts"]
+                self._drop_unrecorded()
                 return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
+
+    def _drop_unrecorded(self) -> None:
+        """Remove what an interrupted run was writing: half a graph, a temporary file."""
+        kept = {STATE} | {relative for facts in self._done.values() for relative in facts["files"]}
+        for path in self.folder.rglob("*"):
+            if path.is_file() and path.relative_to(self.folder).as_posix() not in kept:
+                path.unlink()
 
     def found(self, part: str) -> dict[str, Any] | None:
         """What was recorded of a finished part whose files are still what they were."""

@@ -39,7 +39,8 @@ def preview(plan: Plan) -> dict[str, Any]:
         "minimum_mib": needed.minimum_mib,
         "resident_mib": needed.resident_mib,
         "device_memory_mib": board,
-        "fits": None if board is None else needed.minimum_mib <= board,
+        "fits": None if board is None else needed.resident_mib <= board,
+        "fits_one_part_at_a_time": None if board is None else needed.minimum_mib <= board,
         "remaining": list(plan.recipe.remaining),
     }
 
@@ -66,6 +67,10 @@ def show(facts: dict[str, Any]) -> None:
 def _verdict(facts: dict[str, Any]) -> str:
     if facts["fits"] is None:
         return f"The memory of {facts['device']} is unknown: compare it with the line above."
-    verdict = "fits" if facts["fits"] else "DOES NOT FIT"
-    board = f"{facts['device_memory_mib']} MiB of {facts['device']}"
-    return f"It {verdict} into the {board} (an estimate; the board's own system comes on top)."
+    board = f"the {facts['device_memory_mib']} MiB of {facts['device']}"
+    system = "(an estimate; the board's own system comes on top)"
+    if facts["fits"]:
+        return f"It fits into {board} {system}."
+    if facts["fits_one_part_at_a_time"]:
+        return f"It fits into {board} only with one part loaded at a time {system}; edgefusion runtime loads all three."
+    return f"It DOES NOT FIT into {board} {system}."

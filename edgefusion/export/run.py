@@ -37,7 +37,7 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: dict[str, float] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
-    golden_db: tuple[float, float] | None = None
+    golden_db: dict[str, float] | None = None
 
 
 def export(plan: Plan, progress: Progress, *, verbose: bool = False) -> Outcome:
@@ -77,7 +77,7 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.peak_mib: dict[str, float] = {}
         self.reused: list[str] = []
-        self.golden_db: tuple[float, float] | None = None
+        self.golden_db: dict[str, float] | None = None
 
     def all(self) -> None:
         from edgefusion.export import reference
@@ -99,7 +99,8 @@ class _Run:
             minimum = need(self.sizes, RUNTIME_MIB).minimum_mib
             manifest = assemble.manifest(self.plan, self.place.folder, self.place.files(), parts, effect, minimum)
             self.place.put(MANIFEST, assemble.as_bytes(manifest))
-            self.golden_db = golden.replay(self.place.folder)
+            measures = golden.replay(self.place.folder)
+            self.golden_db = {row.stage: round(row.psnr_db, 2) for row in measures}
 
     def _part(self, name: PartName, graph: Graph, pairs: list[Pair]) -> Part:
         from edgefusion.export.trace import trace
@@ -147,7 +148,8 @@ class _Stage:
         self.run.seconds[self.name] = round(time.monotonic() - self.began, 2)
         self.run.peak_mib[self.name] = round(peak_mib(), 1)
         reused = " (found from before)" if self.name in self.run.reused else ""
-        self.run.progress.end(f"{self.name}{reused}: {self.run.seconds[self.name]:.1f} s")
+        took, peak = self.run.seconds[self.name], self.run.peak_mib[self.name]
+        self.run.progress.end(f"{self.name}{reused}: {took:.1f} s, peak memory so far {peak:.0f} MiB")
 
 
 def peak_mib() -> float:

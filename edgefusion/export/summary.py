@@ -15,7 +15,7 @@ def as_facts(outcome: Outcome) -> dict[str, Any]:
         "sha256": outcome.bundle.sha256,
         "up_to_date": not outcome.fresh,
         "parts": {name: {"psnr_db": part.psnr_db, "floor_db": part.floor_db} for name, part in manifest.parts.items()},
-        "golden_db": list(outcome.golden_db) if outcome.golden_db else None,
+        "golden_db": outcome.golden_db,
         "guidance_effect_db": manifest.sampler.guidance.effect_db if manifest.sampler.guidance else None,
         "size_bytes": sum(file.size_bytes for file in manifest.files.values()),
         "seconds": outcome.seconds,
@@ -33,11 +33,8 @@ def tell(outcome: Outcome) -> None:
     else:
         for name, part in facts["parts"].items():
             print(f"  {name}: {part['psnr_db']:.1f} dB against torch (floor {part['floor_db']:g})")
-        print(
-            f"  golden replayed: latents {outcome.golden_db[0]:.1f} dB, picture {outcome.golden_db[1]:.1f} dB"
-            if outcome.golden_db
-            else ""
-        )
+        replayed = ", ".join(f"{stage} {found:.1f} dB" for stage, found in (facts["golden_db"] or {}).items())
+        print(f"  golden replayed by the board's runtime: {replayed}")
         total, peak = sum(facts["seconds"].values()), max(facts["peak_mib"].values())
         print(
             f"made: {outcome.out}, {facts['size_bytes'] / 2**20:.1f} MiB, in {total:.1f} s, peak memory {peak:.0f} MiB"

@@ -90,9 +90,7 @@ def build_clip_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]], t
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in (start, end)])
-    tokenizer.post_processor = processors.RobertaProcessing(
-        (end, tokenizer.token_to_id(end)), (start, tokenizer.token_to_id(start)), False, False
-    )
+    tokenizer.post_processor = processors.RobertaProcessing((end, vocab[end]), (start, vocab[start]), False, False)
     return tokenizer
 
 
