@@ -140,7 +140,8 @@ class Golden(Strict):
 
     input_ids int64 [1, L]; encoder_hidden_states float32 [1, L, D]; noise float32 [1, 4, h, w] (first latents);
     step_noise float32 [n-1, 1, 4, h, w]; latents float32 [n, 1, 4, h, w] (after each step);
-    picture uint8 [H, W, 3]. Made by the bundle's own parts.
+    picture uint8 [H, W, 3]. Made by the torch modules with diffusers' LCMScheduler; the export replays it with the
+    bundle's own parts before it accepts them.
     """
 
     file: RelativePath
