@@ -31,7 +31,7 @@ def test_a_block_is_filled_from_its_record(profiles: Path) -> None:
     text = "before\n<!-- figures: zoo-quality -->\nstale\n<!-- end -->\nafter\n"
     filled = fill(text, profiles, "page.md")
     assert "stale" not in filled and filled.startswith("before\n") and filled.endswith("<!-- end -->\nafter\n")
-    assert "| bk-tiny, consistency-distilled | 2 | 2 | 25.0% | 50.0% |" in filled
+    assert "| student (bk-tiny) | 2 | 2 | 25.0% | 50.0% |" in filled
     assert "288 captions" in filled and fill(filled, profiles, "page.md") == filled
 
 

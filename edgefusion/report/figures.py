@@ -28,7 +28,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def zoo_quality(profiles: Path) -> str:
     """Retrieval of teacher and students, and what it was measured on."""
     record = _read(profiles / ZOO_RECORD)["evaluation"]
-    names = {"two_step": "bk-tiny, consistency-distilled", "student": "bk-tiny, feature-distilled"}
+    names = {"teacher": "teacher", "two_step": "student (bk-tiny)"}
     rows = []
     for row in record["rows"]:
         made = [str(row["steps"]), f"{row['guidance_scale']:g}"] if "steps" in row else ["–", "–"]
@@ -46,7 +46,7 @@ def zoo_training(profiles: Path) -> str:
     """What each stage was trained with and for how long."""
     records = _read(profiles / ZOO_RECORD)
     rows = []
-    for stage in ("autoencoder", "text", "teacher", "student", "consistency"):
+    for stage in ("autoencoder", "text", "teacher", "student", "consistency", "decoder"):
         record = records[stage]
         schedule = record["recipe"]["schedule"]
         minutes = record["seconds_of_last_run"] / 60

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgefusion.distill.loop import fit
-from edgefusion.zoo.recipe import AutoencoderRecipe
+from edgefusion.zoo.recipe import AutoencoderRecipe, DecoderRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,26 @@ def train(recipe: AutoencoderRecipe, pictures: np.ndarray, world: int, state: Pa
     fit(vae, loss, recipe.schedule, state, seed=seed, label="autoencoder")
     _normalise(vae, encode(vae, pictures[:world]))
     return vae
+
+
+def refine_decoder(
+    recipe: DecoderRecipe, vae: AutoencoderKL, latents: torch.Tensor, pictures: np.ndarray, state: Path, seed: int
+) -> AutoencoderKL:
+    """Trains the decoder alone on whole pictures uint8 [N, S, S, 3] and their scaled latents with noise on top."""
+    import torch
+
+    vae.requires_grad_(False)
+    decoder = torch.nn.ModuleDict({"conv": vae.post_quant_conv, "body": vae.decoder}).requires_grad_(True)
+
+    def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        rows = torch.randint(len(latents), (recipe.batch,), generator=generator)
+        level = recipe.noise * torch.rand((recipe.batch, 1, 1, 1), generator=generator)
+        z = latents[rows] + level * torch.randn(latents[rows].shape, generator=generator)
+        x, y = to_tensor(pictures[rows.numpy()]), vae.decode(z / vae.config.scaling_factor).sample
+        return {"l1": (x - y).abs().mean(), "edge": _edges(x, y), "colour": _colour(x, y)}
+
+    fit(decoder, loss, recipe.schedule, state, seed=seed, label="decoder")
+    return vae.requires_grad_(False)
 
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ GRID = (
 
 
 def evaluate(work: Work, teacher_guidance: float) -> Record:
-    """Figures of the autoencoder, the teacher, the student and the two-step student; grids beside the record."""
+    """Figures of the autoencoder, the teacher and the two-step student; grids beside the record."""
     _, every, _ = work.pictures()
     taught = work.taught()
     rows = [every[i] for i in taught]
@@ -60,17 +60,8 @@ def evaluate(work: Work, teacher_guidance: float) -> Record:
 
     judge("pictures through the autoencoder", lambda _: cache.latents[asked])
     process = dict(noise_scheduler(work.recipe.teacher.prediction).config)
-    for name in ("teacher", "student"):
-        draw = partial(
-            guided,
-            work.unet(name),
-            process,
-            null=cache.null,
-            steps=TEACHER_STEPS,
-            guidance_scale=teacher_guidance,
-            seed=SEED,
-        )
-        judge(name, draw, steps=TEACHER_STEPS, guidance_scale=teacher_guidance)
+    settings: dict[str, Any] = {"steps": TEACHER_STEPS, "guidance_scale": teacher_guidance}
+    judge("teacher", partial(guided, work.unet("teacher"), process, null=cache.null, seed=SEED, **settings), **settings)
     two_step, scale = work.unet("two_step"), work.recipe.consistency.guidance_default
     for steps in (1, 2, 4):
         judge(
@@ -83,11 +74,11 @@ def evaluate(work: Work, teacher_guidance: float) -> Record:
 
 
 def _grid(path: Path, pictures: np.ndarray, concepts: list[str]) -> None:
-    """4×4 of the fixed concepts of GRID, side by side."""
+    """4×4 of the fixed concepts of GRID (in a world without them its first concepts), four in a line."""
     from PIL import Image
 
-    chosen = [pictures[concepts.index(name)] for name in GRID if name in concepts]
+    names = [name for name in GRID if name in concepts] or concepts[: len(GRID)]
+    chosen = [pictures[concepts.index(name)] for name in names]
     lines = [np.concatenate(chosen[i : i + 4], axis=1) for i in range(0, len(chosen) - 3, 4)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    if lines:
-        Image.fromarray(np.concatenate(lines)).save(path)
+    Image.fromarray(np.concatenate(lines)).save(path)

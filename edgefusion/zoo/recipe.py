@@ -107,6 +107,17 @@ class ConsistencyRecipe(Strict):
     schedule: Schedule
 
 
+class DecoderRecipe(Strict):
+    """The decoder, trained further on whole pictures of the U-Nets' world; the encoder and the latents stay.
+
+    `noise`: latents get N(0, s²) with s uniform in [0, noise], for a small U-Net's latents are not exact.
+    """
+
+    batch: int
+    noise: float = Field(ge=0)
+    schedule: Schedule
+
+
 class EvaluationRecipe(Strict):
     """Guidance scale of the 25-step figures of teacher and student."""
 
@@ -126,6 +137,7 @@ class FamilyRecipe(Strict):
     teacher: TeacherRecipe
     student: StudentRecipe
     consistency: ConsistencyRecipe
+    decoder: DecoderRecipe
     evaluation: EvaluationRecipe
 
 

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from edgefusion.spec.atomic import write_whole
+from edgefusion.zoo.evaluation import TEACHER_STEPS
 from edgefusion.zoo.recipe import ROOT
 from edgefusion.zoo.stages import STAGES, Work
 from edgefusion.zoo.unet import noise_scheduler
@@ -40,6 +41,8 @@ def ship(work: Work, out: Path | None = None, profiles: Path = Path("profiles"))
     _write(student / "model_index.json", _index())
     _write(student / "edgefusion.json", _card(work))
     records = [json.loads(work.record(stage).read_text("utf-8")) for stage in STAGES]
+    for name, grid in (("grid", "two_step-2"), ("grid-teacher", f"teacher-{TEACHER_STEPS}")):
+        shutil.copyfile(work.folder / "grids" / f"{grid}.png", home / f"{name}.png")
     _write(profiles / "zoo" / f"{work.recipe.name}.json", {record["stage"]: record for record in records})
     return home
 

@@ -65,10 +65,11 @@ class Work:
         return model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
 
     def vae(self) -> AutoencoderKL:
-        """The finished autoencoder, frozen."""
+        """The finished autoencoder, frozen; with the refined decoder once there is one."""
         from diffusers import AutoencoderKL
 
-        return AutoencoderKL.from_pretrained(self.folder / "vae").requires_grad_(False).eval()
+        folder = self.folder / ("vae_refined" if done(self, "decoder") else "vae")
+        return AutoencoderKL.from_pretrained(folder).requires_grad_(False).eval()
 
     def taught(self) -> list[int]:
         """Indices of the pictures the U-Nets learn: the world's, in the teacher's styles."""
@@ -99,9 +100,14 @@ def make_autoencoder(work: Work) -> Record:
     pixels, _, world = work.pictures()
     vae = autoencoder.train(work.recipe.autoencoder, pixels, world, work.state("autoencoder"), work.recipe.seed)
     vae.save_pretrained(work.folder / "vae")
-    again = autoencoder.decode(vae, autoencoder.encode(vae, pixels[:world]))
-    error = ((again.astype(np.float32) - pixels[:world]) ** 2).mean((1, 2, 3))
-    return {"psnr_db": float((10 * np.log10(255.0**2 / error)).mean()), "scaling_factor": vae.config.scaling_factor}
+    return {"psnr_db": _psnr_db(vae, pixels[:world])}
+
+
+def _psnr_db(vae: AutoencoderKL, pixels: np.ndarray) -> float:
+    """Mean PSNR of pictures through the autoencoder."""
+    again = autoencoder.decode(vae, autoencoder.encode(vae, pixels))
+    error = ((again.astype(np.float32) - pixels) ** 2).mean((1, 2, 3))
+    return float((10 * np.log10(255.0**2 / error)).mean())
 
 
 def make_text(work: Work) -> Record:
@@ -142,6 +148,16 @@ def make_consistency(work: Work) -> Record:
     return {"parameters": model.num_parameters()}
 
 
+def make_decoder(work: Work) -> Record:
+    pixels = work.pictures()[0][work.taught()]
+    vae, recipe = work.vae(), work.recipe.decoder
+    before = _psnr_db(vae, pixels)
+    latents = autoencoder.encode(vae, pixels)
+    vae = autoencoder.refine_decoder(recipe, vae, latents, pixels, work.state("decoder"), work.recipe.seed)
+    vae.save_pretrained(work.folder / "vae_refined")
+    return {"psnr_db_before": before, "psnr_db": _psnr_db(vae, pixels)}
+
+
 def make_evaluation(work: Work) -> Record:
     from edgefusion.zoo.evaluation import evaluate
 
@@ -155,6 +171,7 @@ STAGES: dict[str, Callable[[Work], Record]] = {
     "teacher": make_teacher,
     "student": make_student,
     "consistency": make_consistency,
+    "decoder": make_decoder,
     "evaluation": make_evaluation,
 }
 
