@@ -31,6 +31,7 @@ VERBS: dict[str, Verb] = {
     "runtime": Verb("edgefusion.runtime.command:main", "Make a picture from a bundle and a prompt."),
     "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
+    "report": Verb("edgefusion.report.command:main", "Make the tables of Markdown files anew from the records."),
     "zoo": Verb("edgefusion.zoo.command:main", "Train the small family from nothing, in stages (needs torch)."),
 }
 

@@ -40,6 +40,7 @@ def ship(work: Work, out: Path | None = None, profiles: Path = Path("profiles"))
     process.save_pretrained(teacher / "scheduler")
     _write(student / "model_index.json", _index())
     _write(student / "edgefusion.json", _card(work))
+    write_whole(student / "LICENSE", _terms(work).encode("utf-8"))
     records = [json.loads(work.record(stage).read_text("utf-8")) for stage in STAGES]
     for name, grid in (("grid", "two_step-2"), ("grid-teacher", f"teacher-{TEACHER_STEPS}")):
         shutil.copyfile(work.folder / "grids" / f"{grid}.png", home / f"{name}.png")
@@ -50,6 +51,17 @@ def ship(work: Work, out: Path | None = None, profiles: Path = Path("profiles"))
 def _write(path: Path, data: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _terms(work: Work) -> str:
+    lines = [f"- {style.attribution}" for style in work.recipe.pictures.styles]
+    return (
+        f"Weights of the {work.recipe.name} family, trained by the EdgeFusion project.\n"
+        "SPDX-License-Identifier: Apache-2.0\n\n"
+        "They were trained on the following art; keep these lines when you pass the weights on:\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
 
 
 def _index() -> dict:
