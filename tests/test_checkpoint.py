@@ -41,6 +41,25 @@ def test_it_loads_in_float32_for_evaluation(whole: Path) -> None:
     assert checkpoint.source == "folder:tiny"
 
 
+def test_half_precision_weights_are_read_as_float32(whole: Path, folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in folder.glob("*/*.safetensors"):
+        save_file({name: value.half() for name, value in load_file(path).items()}, path)
+    full, half = (load_checkpoint(str(source)).unet.conv_in.weight for source in (whole, folder))
+    assert half.dtype == torch.float32 and torch.equal(half, full.half().float()) and not torch.equal(half, full)
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / UNET)
+    weights["conv_in.bias"][0] = float("nan")
+    save_file(weights, folder / UNET)
+    with pytest.raises(UserError, match=r"conv_in\.bias holds NaN"):
+        load_checkpoint(str(folder))
+
+
 def test_text_encoder_keys_with_and_without_their_old_prefix(whole: Path, folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 

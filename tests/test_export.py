@@ -21,12 +21,11 @@ pytest.importorskip("onnxscript")
 import numpy as np  # noqa: E402
 
 from edgefusion.check import check  # noqa: E402
-from edgefusion.export import place, run  # noqa: E402
+from edgefusion.export import assemble, golden, place, run  # noqa: E402
 from edgefusion.export.plan import make_plan  # noqa: E402
 from edgefusion.export.progress import Progress  # noqa: E402
 from edgefusion.models.tiny import write_tiny  # noqa: E402
 from edgefusion.spec.errors import UserError  # noqa: E402
-from edgefusion.spec.opened import open_bundle  # noqa: E402
 
 CARD = {
     "student": "bk-tiny",
@@ -88,7 +87,8 @@ def test_every_node_says_which_module_it_came_from(made: run.Outcome) -> None:
 
 
 def test_no_file_of_the_bundle_knows_this_machine(made: run.Outcome) -> None:
-    here = [str(Path(__file__).parent).encode(), str(Path.home()).encode(), str(made.out.parent).encode()]
+    places = (Path(__file__).parent, Path.home(), made.out.parent, Path(np.__file__).parents[1])
+    here = [str(place).encode() for place in places]
     for path in made.out.rglob("*"):
         if path.is_file():
             assert not any(word in path.read_bytes() for word in here), path
@@ -110,13 +110,11 @@ def test_jetson_is_portable_and_says_what_remains(student: Path, tmp_path: Path)
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == 18
 
 
-def test_changed_weights_replace_the_bundle(copy: Path, tmp_path: Path) -> None:
-    first = export(copy, tmp_path / "out")
-    shutil.rmtree(copy)
-    write_tiny(copy, seed=1, card=CARD)
-    second = export(copy, tmp_path / "out")
-    assert second.fresh and second.bundle.sha256 != first.bundle.sha256
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "copy", "out"]
+def test_changed_weights_replace_the_bundle(made: run.Outcome, tmp_path: Path) -> None:
+    shutil.copytree(made.out, tmp_path / "out")
+    second = export(write_tiny(tmp_path / "other", seed=1, card=CARD), tmp_path / "out")
+    assert second.fresh and second.bundle.sha256 != made.bundle.sha256
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "other", "out"]
 
 
 def _command(student: Path, out: Path) -> list[str]:
@@ -144,7 +142,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_at_the_same_bytes(
     assert resumed.bundle.sha256 == made.bundle.sha256
 
 
-def test_interrupted_by_the_user_it_leaves_nothing_under_the_final_name(
+def test_interrupted_by_the_user_it_goes_on_without_what_was_damaged(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object, **__: object) -> None:
@@ -155,17 +153,12 @@ def test_interrupted_by_the_user_it_leaves_nothing_under_the_final_name(
         export(student, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
-    assert set(export(student, tmp_path / "out").reused) == {"text_encoder", "unet", "decoder"}
-
-
-def test_a_damaged_leftover_is_made_again(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgefusion.export.golden.replay", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        export(student, tmp_path / "out")
-    monkeypatch.undo()
     with (tmp_path / "out.partial/unet/model.onnx").open("ab") as file:
         file.write(b"x")
-    assert set(export(student, tmp_path / "out").reused) == {"text_encoder", "decoder"}
+    (tmp_path / "out.partial/vae_decoder/.half-written").write_bytes(b"x")
+    resumed = export(student, tmp_path / "out")
+    assert resumed.reused == ["text_encoder", "decoder"]
+    assert check(tmp_path / "out").passed
 
 
 def test_two_exports_into_one_folder(student: Path, tmp_path: Path) -> None:
@@ -206,14 +199,31 @@ def test_a_full_disk_is_seen_before_the_work(student: Path, tmp_path: Path, monk
     assert not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_fills_up_on_the_way(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> bytes:
-        raise OSError(28, "No space left on device")
+def test_a_disk_that_fills_up_on_the_way(student: Path, tmp_path: Path) -> None:
+    import resource
 
-    monkeypatch.setattr("edgefusion.export.golden.npz_bytes", full)
-    with pytest.raises(UserError, match="No space left"):
-        export(student, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # less than the text encoder's graph
+    try:
+        with pytest.raises(UserError, match="cannot be written: File too large") as caught:
+            export(student, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "goes on from here" in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_bundle_that_does_not_reproduce_its_golden_is_not_accepted(made: run.Outcome, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(made.out, tmp_path / "bundle"))
+    with np.load(bundle / golden.FILE) as file:
+        arrays = dict(file)
+    arrays["latents"] = arrays["latents"] + 0.01 * np.abs(arrays["latents"]).max()
+    (bundle / golden.FILE).write_bytes(golden.npz_bytes(arrays))
+    entry = assemble.file_of(bundle / golden.FILE)
+    manifest = made.bundle.manifest.model_copy(update={"files": {**made.bundle.manifest.files, golden.FILE: entry}})
+    (bundle / "manifest.json").write_bytes(assemble.as_bytes(manifest))
+    with pytest.raises(UserError, match=r"latents 1 4\d\.\d+ dB \(floor 50\)") as caught:
+        golden.replay(bundle)
+    assert caught.value.exit_code == 3
 
 
 def test_parity_below_the_floor_fails_the_export(
@@ -256,26 +266,52 @@ def test_a_student_without_guidance_and_with_a_tiny_decoder(tmp_path: Path) -> N
     assert "timestep_cond" not in {tensor.name for tensor in manifest.parts["unet"].inputs}
 
 
-def test_weights_of_half_precision_are_exported_in_full(student: Path, copy: Path, tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    for path in copy.glob("*/*.safetensors"):
-        save_file({k: v.astype(np.float16) for k, v in load_file(path).items()}, path)
-    made = export(copy, tmp_path / "out")
-    assert made.bundle.manifest.parts["unet"].precision == "fp32" and check(made.out).passed
-
-
-def test_dry_run_says_sizes_and_whether_it_fits(student: Path, tmp_path: Path) -> None:
+def test_dry_run_says_sizes_and_whether_it_fits(made: run.Outcome, student: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [*_command(student, tmp_path / "out"), "--dry-run", "--json"], capture_output=True, text=True, check=True
     )
     facts = json.loads(done.stdout)
-    made = open_bundle(export(student, tmp_path / "real").out).manifest
+    manifest = made.bundle.manifest
     assert {name: part["parameters"] for name, part in facts["parts"].items()} == {
-        name: part.parameters for name, part in made.parts.items()
+        name: part.parameters for name, part in manifest.parts.items()
     }
-    assert facts["fits"] is True and facts["minimum_mib"] == made.min_memory_mib
+    assert facts["fits"] is True and facts["minimum_mib"] == manifest.min_memory_mib
     assert not (tmp_path / "out").exists()
+
+
+def test_activations_are_what_lives_at_once_and_weights_are_not_among_them() -> None:
+    import torch
+
+    from edgefusion.export.memory import LiveBytes
+
+    first, second = torch.nn.Linear(100, 200, bias=False), torch.nn.Linear(200, 100, bias=False)
+    with torch.no_grad(), LiveBytes([first.weight, second.weight]) as live:
+        x = second(first(torch.zeros(10, 100)))
+        x = second(first(x))
+    assert live.peak == 4 * 10 * (100 + 200 + 100) and live.now == x.nbytes
+
+
+def test_a_student_of_full_size_has_the_published_parameters(student: Path, copy: Path, tmp_path: Path) -> None:
+    """BK-SDM-Tiny beside Stable Diffusion 1's text encoder and decoder (arXiv 2305.15798, §3)."""
+    from edgefusion.export.preview import preview
+
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"] * 3, "up_block_types": ["CrossAttnUpBlock2D"] * 3}
+    edits = {
+        "text_encoder": {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12},
+        "unet": {"sample_size": 64, "block_out_channels": [320, 640, 1280], "cross_attention_dim": 768, **blocks},
+        "vae": {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32},
+    }
+    edits["text_encoder"] |= {"max_position_embeddings": 77, "num_attention_heads": 12}
+    edits["unet"] |= {"attention_head_dim": 8, "norm_num_groups": 32, "time_cond_proj_dim": None}
+    for part, keys in edits.items():
+        path = copy / part / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **keys}), "utf-8")
+    facts = preview(make_plan("jetson", str(copy), tmp_path / "out"))
+    parameters = {name: part["parameters"] for name, part in facts["parts"].items()}
+    assert parameters == {"text_encoder": 123_060_480, "unet": 323_384_964, "decoder": 49_490_199}
+    assert facts["image"] == "512×512" and facts["fits"] is True
+    scores_mib = 8 * 4096**2 * 4 / 2**20  # eight heads of attention over 64×64 latents, before and after the softmax
+    assert 2 * scores_mib < facts["parts"]["unet"]["activations_mib"] < 3 * scores_mib
 
 
 @pytest.mark.parametrize(

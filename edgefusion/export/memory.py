@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +42,16 @@ class Need:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors made and not yet freed; `peak` is the most there ever were at once."""
+    """Counts the bytes of all tensors made and not yet freed; `peak` is the most there ever were at once.
 
-    def __init__(self) -> None:
+    Args:
+        there: tensors that were there before, the weights: a view of one (a transposed matrix) costs nothing.
+    """
+
+    def __init__(self, there: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self._there = {id(storage): storage for storage in (tensor.untyped_storage() for tensor in there)}
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,7 +63,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _count(self, storage: Any) -> None:
         key = id(storage)
-        if key in self._known:
+        if key in self._known or key in self._there:
             return
         size = storage.nbytes()
         self.now += size
@@ -87,7 +93,7 @@ def _size(plan: Plan, name: PartName) -> Size:
     graph = weightless_graph(plan.layout, name)
     inputs = example(plan.signatures[name], "meta")
     try:
-        with torch.no_grad(), LiveBytes() as live:
+        with torch.no_grad(), LiveBytes([*graph.parameters(), *graph.buffers(), *inputs]) as live:
             graph(*inputs)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]

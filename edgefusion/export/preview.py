@@ -50,7 +50,7 @@ def show(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{facts['name']}: {facts['weights']} ({facts['student']}) for {facts['device']}, {facts['backend']}")
     console.print(f"{facts['image']} px, {facts['steps']} steps; would be written to {facts['out']}", soft_wrap=True)
     table = Table("part", "precision", "parameters", "weights, MiB", "activations, MiB")
@@ -59,7 +59,7 @@ def show(facts: dict[str, Any]) -> None:
         table.add_row(name, part["precision"], f"{part['parameters']:,}", *sizes)
     console.print(table)
     console.print(f"Memory: {facts['minimum_mib']} MiB a part at a time, {facts['resident_mib']} MiB all loaded.")
-    console.print(_verdict(facts))
+    console.print(_verdict(facts), soft_wrap=True)
     for line in facts["remaining"]:
         console.print(f"  then: {line}", soft_wrap=True)
 

@@ -15,7 +15,7 @@ class Progress:
     """Use as a context manager; `begin` and `end` each stage."""
 
     def __init__(self, *, silent: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False)
         self._silent = silent
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._bar = Bar(*columns, console=self._console, transient=True) if self._console.is_terminal else None
