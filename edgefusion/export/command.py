@@ -41,11 +41,11 @@ def main(
     if target is None:
         raise UserError("no target given.", where="--target", remedy="Choose one of `--list`, e.g. --target host.")
     from edgefusion.export.plan import make_plan
-    from edgefusion.models.checkpoint import require_torch
+    from edgefusion.models.checkpoint import require_installed
     from edgefusion.spec.rooms import load_recipe
 
     load_recipe(target)  # a typing error in the target is told before anything else is asked for
-    require_torch()
+    require_installed()
     plan = make_plan(target, weights, out, download=download)
     if dry_run:
         from edgefusion.export.preview import preview, show

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,15 +90,25 @@ def build_part(layout: Layout, part: str) -> torch.nn.Module:
         raise UserError(f"no {part} can be built from it: {reason}.", where=str(where)) from error
 
 
+def require_installed() -> None:
+    """A UserError with the remedy unless what the host side needs is installed; quick, for nothing is imported."""
+    for name in ("torch", "diffusers", "transformers", "safetensors"):
+        if find_spec(name) is None:
+            raise UserError(f"{name} is not installed.", remedy="Run: pip install 'edgefusion[export]'", exit_code=4)
+
+
 def require_torch() -> None:
-    """A UserError with the remedy unless what the host side needs is installed."""
+    """`require_installed`, and it can be imported here."""
+    require_installed()
     try:
         import diffusers  # noqa: F401
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"{error.name or error} is not installed.", remedy="Run: pip install 'edgefusion[export]'", exit_code=4
+            f"{error.name or 'torch'} cannot be imported: {error}.",
+            remedy="Run: pip install 'edgefusion[export]'",
+            exit_code=4,
         ) from error
 
 
