@@ -259,10 +259,14 @@ def test_a_guidance_embedding_without_effect_fails_the_export(copy: Path, tmp_pa
     assert caught.value.exit_code == 3 and not (tmp_path / "out").exists()
 
 
-def test_a_student_without_guidance_and_with_a_tiny_decoder(tmp_path: Path) -> None:
+def test_a_student_without_guidance_and_with_a_tiny_decoder_in_files_of_more_than_2_gb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgefusion.export.trace.LARGEST_SINGLE_FILE_BYTES", 0)  # as if every part were that large
     weights = write_tiny(tmp_path / "plain", guidance=False, mid_block=True, tiny_decoder=True)
     manifest = export(weights, tmp_path / "out").bundle.manifest
     assert manifest.sampler.guidance is None and check(tmp_path / "out").passed
+    assert {"text_encoder/model.onnx.data", "unet/model.onnx.data", "vae_decoder/model.onnx.data"} < set(manifest.files)
     assert "timestep_cond" not in {tensor.name for tensor in manifest.parts["unet"].inputs}
 
 

@@ -90,6 +90,7 @@ def test_what_ships_is_small_and_whole() -> None:
     files = [path for path in FAMILY.rglob("*") if path.suffix == ".safetensors"]
     assert sum(path.stat().st_size for path in files) <= 60e6
     assert (FAMILY / "teacher/unet/diffusion_pytorch_model.safetensors") in files
+    assert not any("_name_or_path" in path.read_text("utf-8") for path in FAMILY.rglob("config.json"))
     card = json.loads((FAMILY / "student/edgefusion.json").read_text("utf-8"))
     terms = (FAMILY / "student/LICENSE").read_text("utf-8")
     assert card["attribution"] and all(line in terms for line in card["attribution"])

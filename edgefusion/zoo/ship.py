@@ -42,6 +42,8 @@ def ship(work: Work, out: Path | None = None, profiles: Path = Path("profiles"))
     _write(student / "edgefusion.json", _card(work))
     write_whole(student / "LICENSE", _terms(work).encode("utf-8"))
     records = [json.loads(work.record(stage).read_text("utf-8")) for stage in STAGES]
+    for config in home.glob("*/*/config.json"):
+        _forget_origin(config)
     for name, grid in (("grid", "two_step-2"), ("grid-teacher", f"teacher-{TEACHER_STEPS}")):
         shutil.copyfile(work.folder / "grids" / f"{grid}.png", home / f"{name}.png")
     _write(profiles / "zoo" / f"{work.recipe.name}.json", {record["stage"]: record for record in records})
@@ -51,6 +53,13 @@ def ship(work: Work, out: Path | None = None, profiles: Path = Path("profiles"))
 def _write(path: Path, data: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _forget_origin(config: Path) -> None:
+    """Drops the path the weights were loaded from, which diffusers writes into every config."""
+    data = json.loads(config.read_text("utf-8"))
+    if data.pop("_name_or_path", None) is not None:
+        _write(config, data)
 
 
 def _terms(work: Work) -> str:
