@@ -97,7 +97,7 @@ def test_what_ships_is_small_and_whole() -> None:
 
 
 def test_the_records_are_those_of_the_recipe() -> None:
-    """What the model card tells was made with the recipe that is in the repository."""
+    """Each stage's last run was made with the recipe that is in the repository (the card tells of earlier ones)."""
     from edgefusion.zoo.recipe import load_family
 
     records = json.loads((ROOT / "profiles/zoo/emoji.json").read_text("utf-8"))
