@@ -73,7 +73,7 @@ def weights(plan: Plan) -> Weights:
     layout = plan.layout
     return Weights(
         source=layout.source,
-        sha256=layout.sha256(),
+        sha256=layout.sha256,
         student=layout.card.student or layout.name,
         license=layout.license,
         license_file=LICENSE if layout.license_file else None,

@@ -88,7 +88,7 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Hash of all inputs: weights, recipe, device, tools. Parts of an earlier run with the same one are reused."""
-        facts = [self.name, self.layout.source, self.layout.sha256(), self.recipe.model_dump(mode="json")]
+        facts = [self.name, self.layout.source, self.layout.sha256, self.recipe.model_dump(mode="json")]
         text = json.dumps([*facts, self.device.model_dump(mode="json"), tool_versions()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

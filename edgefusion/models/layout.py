@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ class Layout:
         weights = [path for paths in self.weights.values() for path in paths]
         return [path for path in configs + others if path.is_file()] + weights
 
+    @cached_property
     def sha256(self) -> str:
-        """One hash over all of `files()`: same checkpoint, same hash, wherever it lies."""
+        """One hash over all of `files()`: same checkpoint, same hash, wherever it lies. Reads all weights, once."""
         digest = hashlib.sha256()
         for path in self.files():
             digest.update(f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}\n".encode())
