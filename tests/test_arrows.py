@@ -30,8 +30,9 @@ ARROWS: dict[str, set[str]] = {
     **{verb: {"boards", "runtime", "backends", "spec"} for verb in VERBS},
     "students": {"spec"},
     "models": {"students", "spec"},
-    **{room: {"models", "students", "spec"} for room in ("compress", "distill", "quantize", "evaluate")},
-    "zoo": {"compress", "distill", "evaluate", "models", "students", "spec"},
+    "data": {"models", "students", "spec"},
+    **{room: {"data", "models", "students", "spec"} for room in ("compress", "distill", "quantize", "evaluate")},
+    "zoo": {"compress", "distill", "evaluate", "data", "models", "students", "spec"},
     "export": {"compress", "distill", "quantize", "evaluate", "models", "students", "runtime", "backends", "spec"},
 }
 """Room → rooms it may import besides itself. `cli` may be imported by all: it is how a module becomes a command."""
