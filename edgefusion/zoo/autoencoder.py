@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgefusion.distill.loop import fit
+from edgefusion.evaluate.perceptual import Perceptual
 from edgefusion.zoo.recipe import AutoencoderRecipe, DecoderRecipe
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def refine_decoder(
     """Trains the decoder alone on whole pictures uint8 [N, S, S, 3] and their scaled latents with noise on top."""
     import torch
 
+    perceptual = Perceptual()
     vae.requires_grad_(False)
     decoder = torch.nn.ModuleDict({"conv": vae.post_quant_conv, "body": vae.decoder}).requires_grad_(True)
 
@@ -70,7 +72,10 @@ def refine_decoder(
         level = recipe.noise * torch.rand((recipe.batch, 1, 1, 1), generator=generator)
         z = latents[rows] + level * torch.randn(latents[rows].shape, generator=generator)
         x, y = to_tensor(pictures[rows.numpy()]), vae.decode(z / vae.config.scaling_factor).sample
-        return {"l1": (x - y).abs().mean(), "edge": _edges(x, y), "colour": _colour(x, y)}
+        with torch.no_grad():
+            seen = perceptual.features(x)
+        far = recipe.perceptual * perceptual.between(seen, perceptual.features(y)).mean()
+        return {"l1": (x - y).abs().mean(), "edge": _edges(x, y), "colour": _colour(x, y), "perceptual": far}
 
     fit(decoder, loss, recipe.schedule, state, seed=seed, label="decoder")
     return vae.requires_grad_(False)

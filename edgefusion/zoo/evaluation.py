@@ -39,7 +39,7 @@ def evaluate(work: Work, teacher_guidance: float) -> Record:
     taught = work.taught()
     rows = [every[i] for i in taught]
     names = [row.name for row in rows]
-    styles = work.recipe.teacher.styles
+    styles = work.recipe.pictures.taught_styles
     concepts = sorted(set(names))
     asked = [
         next(i for i, row in enumerate(rows) if row.name == name and row.style == styles[k % len(styles)])

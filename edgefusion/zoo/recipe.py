@@ -42,6 +42,7 @@ class PictureRecipe(Strict):
     names: Package
     styles: tuple[Style, ...]
     world_groups: tuple[int, ...]
+    taught_styles: tuple[str, ...] = Field(description="styles of the world that decoder and U-Nets learn")
 
 
 class AutoencoderRecipe(Strict):
@@ -54,6 +55,19 @@ class AutoencoderRecipe(Strict):
     batch: int
     world_share: float
     kl_weight: float
+    schedule: Schedule
+
+
+class DecoderRecipe(Strict):
+    """The decoder, trained further on whole pictures of the U-Nets' world; the encoder and the latents stay.
+
+    `noise`: latents get N(0, s²) with s uniform in [0, noise], for a small U-Net's latents are not exact.
+    `perceptual`: weight of the st-lpips-alex distance; another backbone than the one the family is judged with.
+    """
+
+    batch: int
+    noise: float = Field(ge=0)
+    perceptual: float = Field(ge=0)
     schedule: Schedule
 
 
@@ -72,7 +86,6 @@ class TextRecipe(Strict):
 class TeacherRecipe(Strict):
     """The large U-Net. `null_share`: captions replaced by the empty one, for classifier-free guidance."""
 
-    styles: tuple[str, ...] = Field(description="drawing styles that the U-Nets of the family learn")
     channels: tuple[int, ...]
     heads: int
     groups: int
@@ -107,17 +120,6 @@ class ConsistencyRecipe(Strict):
     schedule: Schedule
 
 
-class DecoderRecipe(Strict):
-    """The decoder, trained further on whole pictures of the U-Nets' world; the encoder and the latents stay.
-
-    `noise`: latents get N(0, s²) with s uniform in [0, noise], for a small U-Net's latents are not exact.
-    """
-
-    batch: int
-    noise: float = Field(ge=0)
-    schedule: Schedule
-
-
 class EvaluationRecipe(Strict):
     """Guidance scale of the 25-step figures of teacher and student."""
 
@@ -133,11 +135,11 @@ class FamilyRecipe(Strict):
     default_prompt: str
     pictures: PictureRecipe
     autoencoder: AutoencoderRecipe
+    decoder: DecoderRecipe
     text: TextRecipe
     teacher: TeacherRecipe
     student: StudentRecipe
     consistency: ConsistencyRecipe
-    decoder: DecoderRecipe
     evaluation: EvaluationRecipe
 
 

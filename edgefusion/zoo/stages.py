@@ -72,9 +72,9 @@ class Work:
         return AutoencoderKL.from_pretrained(folder).requires_grad_(False).eval()
 
     def taught(self) -> list[int]:
-        """Indices of the pictures the U-Nets learn: the world's, in the teacher's styles."""
+        """Indices of the pictures the U-Nets learn: the world's, in the styles that are taught."""
         _, rows, world = self.pictures()
-        return [i for i in range(world) if rows[i].style in self.recipe.teacher.styles]
+        return [i for i in range(world) if rows[i].style in self.recipe.pictures.taught_styles]
 
     def cache(self) -> unets.Cache:
         """Latents and text states of the pictures the U-Nets learn."""
@@ -108,6 +108,16 @@ def _psnr_db(vae: AutoencoderKL, pixels: np.ndarray) -> float:
     again = autoencoder.decode(vae, autoencoder.encode(vae, pixels))
     error = ((again.astype(np.float32) - pixels) ** 2).mean((1, 2, 3))
     return float((10 * np.log10(255.0**2 / error)).mean())
+
+
+def make_decoder(work: Work) -> Record:
+    pixels = work.pictures()[0][work.taught()]
+    vae, recipe = work.vae(), work.recipe.decoder
+    before = _psnr_db(vae, pixels)
+    latents = autoencoder.encode(vae, pixels)
+    vae = autoencoder.refine_decoder(recipe, vae, latents, pixels, work.state("decoder"), work.recipe.seed)
+    vae.save_pretrained(work.folder / "vae_refined")
+    return {"psnr_db_before": before, "psnr_db": _psnr_db(vae, pixels)}
 
 
 def make_text(work: Work) -> Record:
@@ -148,16 +158,6 @@ def make_consistency(work: Work) -> Record:
     return {"parameters": model.num_parameters()}
 
 
-def make_decoder(work: Work) -> Record:
-    pixels = work.pictures()[0][work.taught()]
-    vae, recipe = work.vae(), work.recipe.decoder
-    before = _psnr_db(vae, pixels)
-    latents = autoencoder.encode(vae, pixels)
-    vae = autoencoder.refine_decoder(recipe, vae, latents, pixels, work.state("decoder"), work.recipe.seed)
-    vae.save_pretrained(work.folder / "vae_refined")
-    return {"psnr_db_before": before, "psnr_db": _psnr_db(vae, pixels)}
-
-
 def make_evaluation(work: Work) -> Record:
     from edgefusion.zoo.evaluation import evaluate
 
@@ -167,11 +167,11 @@ def make_evaluation(work: Work) -> Record:
 STAGES: dict[str, Callable[[Work], Record]] = {
     "pictures": make_pictures,
     "autoencoder": make_autoencoder,
+    "decoder": make_decoder,
     "text": make_text,
     "teacher": make_teacher,
     "student": make_student,
     "consistency": make_consistency,
-    "decoder": make_decoder,
     "evaluation": make_evaluation,
 }
 
