@@ -25,7 +25,7 @@ POOLED = (1, 2)
 
 
 class Perceptual:
-    """d(x, y) of two batches of pictures; differentiable, its own weights frozen."""
+    """d(x, y) of two batches of pictures; differentiable, its own weights frozen. They follow the pictures' device."""
 
     def __init__(self) -> None:
         import torch
@@ -39,6 +39,7 @@ class Perceptual:
         """Pictures [B, 3, S, S] in [-1, 1], S ≥ 48 → five feature maps, each of unit length over its channels."""
         import torch.nn.functional as F
 
+        self._follow(x.device)
         h, found = (x - self.shift) / self.scale, []
         for i, ((weight, bias), padding) in enumerate(zip(self.layers, PADDING, strict=True)):
             if i in POOLED:
@@ -53,14 +54,19 @@ class Perceptual:
         import torch
         import torch.nn.functional as F
 
-        parts = [
-            F.conv2d((u - v).square(), head).mean((1, 2, 3)) for u, v, head in zip(a, b, self.heads, strict=True)
-        ]
+        parts = [F.conv2d((u - v).square(), head).mean((1, 2, 3)) for u, v, head in zip(a, b, self.heads, strict=True)]
         return torch.stack(parts).sum(0)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Distance [B] ≥ 0 of pictures [B, 3, S, S] in [-1, 1]; 0 for equal ones."""
         return self.between(self.features(x), self.features(y))
+
+    def _follow(self, device: torch.device) -> None:
+        if self.shift.device == device:
+            return
+        self.layers = [(weight.to(device), bias.to(device)) for weight, bias in self.layers]
+        self.heads = [head.to(device) for head in self.heads]
+        self.shift, self.scale = self.shift.to(device), self.scale.to(device)
 
 
 def weights() -> Path:

@@ -16,6 +16,10 @@ def main(
     weights: Annotated[
         str | None, typer.Option(help="zoo:NAME, a diffusers folder or a hub id; the recipe's student without it.")
     ] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(metavar="tiny|kl", help="Decoder to take; the recipe's word without it, tiny where there is one."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; build/<name>-<target> without it.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the targets, and stop.")] = False,
     dry_run: Annotated[
@@ -34,6 +38,8 @@ def main(
       python -m edgefusion.export --target jetson --dry-run
 
       python -m edgefusion.export --target host --weights ./my-student --out build/my-student
+
+      python -m edgefusion.export --target host --weights ./my-student --decoder kl
     """
     if listing:
         _list(as_json)
@@ -46,7 +52,7 @@ def main(
 
     load_recipe(target)  # a typing error in the target is told before anything else is asked for
     require_installed()
-    plan = make_plan(target, weights, out, download=download)
+    plan = make_plan(target, weights, out, decoder=decoder, download=download)
     if dry_run:
         from edgefusion.export.preview import preview, show
 

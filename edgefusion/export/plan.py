@@ -81,10 +81,16 @@ class Plan:
         """The sampler's constants; `effect_db` is what was found for the guidance embedding."""
         return make_sampler(
             self.layout.scheduler_config,
-            latent_scale=float(self.layout.configs["decoder"].get("scaling_factor", 0.18215)),
+            latent_scale=self._latent_scale,
             guidance=self.guidance(effect_db),
             default_steps=self.recipe.steps,
         )
+
+    @property
+    def _latent_scale(self) -> float:
+        config = self.layout.configs["decoder"]
+        default = 1.0 if config["_class_name"] == "AutoencoderTiny" else 0.18215  # diffusers' own defaults
+        return float(config.get("scaling_factor", default))
 
     def fingerprint(self) -> str:
         """Hash of all inputs: weights, recipe, device, tools. Parts of an earlier run with the same one are reused."""
@@ -93,13 +99,16 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_plan(target: str, weights: str | None, out: Path | None, *, download: bool = False) -> Plan:
+def make_plan(
+    target: str, weights: str | None, out: Path | None, *, decoder: str | None = None, download: bool = False
+) -> Plan:
     """Resolve a target, its device and its checkpoint.
 
     Args:
         target: name of a recipe, or the path of a .toml file.
         weights: what to export instead of the recipe's student.
         out: folder of the bundle; build/<name>-<target> without it.
+        decoder: "tiny" or "kl" instead of the recipe's choice.
         download: may a hub id be fetched?
 
     Raises:
@@ -107,7 +116,12 @@ def make_plan(target: str, weights: str | None, out: Path | None, *, download: b
     """
     recipe, where = load_recipe(target), str(find("export", target))
     _refuse_unbuilt(recipe, where)
-    layout = read_layout(locate(weights or recipe.student, download=download), recipe.decoder)
+    if decoder is not None:
+        recipe = _with_decoder(recipe, decoder)
+    located = locate(weights or recipe.student, download=download)
+    if decoder == "tiny":
+        _require_tiny(located.folder)
+    layout = read_layout(located, recipe.decoder)
     tokenizer = read_tokenizer(layout.tokenizer, layout.configs["text_encoder"]["max_position_embeddings"])
     height, width = (recipe.image.height, recipe.image.width) if recipe.image else layout.image_size
     plan = Plan(
@@ -154,6 +168,21 @@ def _refuse_unbuilt(recipe: Recipe, where: str) -> None:
                 where=f"{where}: parts.{name}.precision",
                 remedy='Set precision = "fp32".',
             )
+
+
+def _with_decoder(recipe: Recipe, decoder: str) -> Recipe:
+    if decoder not in ("tiny", "kl"):
+        raise UserError(f"there is no decoder {decoder!r}.", where="--decoder", remedy="Say tiny or kl.")
+    return recipe.model_copy(update={"decoder": decoder})
+
+
+def _require_tiny(folder: Path) -> None:
+    if not (folder / "vae_tiny").is_dir():
+        raise UserError(
+            "there is no vae_tiny/ in this checkpoint.",
+            where=f"--decoder tiny: {folder}",
+            remedy="Distil one with `edgefusion distill decoder`, or say --decoder kl.",
+        )
 
 
 def _check_guidance(plan: Plan, where: str) -> None:
