@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,11 +80,28 @@ def build_part(layout: Layout, part: str) -> torch.nn.Module:
     Raises:
         UserError: torch, diffusers or transformers are missing, or they refuse the configuration.
     """
-    config, where = layout.configs[part], layout.weights[part][0].parent / "config.json"
+    return build_module(layout.configs[part], layout.weights[part][0].parent / "config.json")
+
+
+def build_module(config: Config, where: Path, *, empty: bool = False) -> torch.nn.Module:
+    """The module that a part's configuration describes, float32, in evaluation mode.
+
+    Args:
+        config: content of its config.json; the class is named in it (_class_name or architectures).
+        where: that file, for the error.
+        empty: leave the weights without memory (on the meta device) where `load_weights` will give all of them.
+
+    Raises:
+        UserError: torch, diffusers or transformers are missing, or they refuse the configuration.
+    """
     require_torch()
+    import torch
+
+    make, fillable = _maker(config, where)
+    part = where.parent.name
     try:
-        with quiet_libraries():
-            return _part_class(part, config)(config).eval()
+        with quiet_libraries(), torch.device("meta") if empty and fillable else nullcontext():
+            return make(config).eval()
     except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"no {part} can be built from it: {reason}.", where=str(where)) from error
@@ -126,41 +143,58 @@ def quiet_libraries() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _part_class(part: str, config: Config) -> Any:
-    if part == "text_encoder":
-        from transformers import CLIPTextConfig, CLIPTextModel
+def _maker(config: Config, where: Path) -> tuple[Callable[[Config], Any], bool]:
+    """What makes the module, and whether its state dict holds all of it (CLIP has a buffer that it does not hold)."""
+    import diffusers
+    import transformers
 
-        return lambda config: CLIPTextModel(CLIPTextConfig(**config)).float()
-    if part == "unet":
-        from diffusers import UNet2DConditionModel
+    name = config.get("_class_name") or (config.get("architectures") or ["?"])[0]
+    if name in ("CLIPTextModel", "CLIPTextModelWithProjection"):
+        text = getattr(transformers, name)
+        return lambda config: text(transformers.CLIPTextConfig(**config)).float(), False
+    if name in ("UNet2DConditionModel", "AutoencoderKL", "AutoencoderTiny"):
+        return getattr(diffusers, name).from_config, True
+    raise UserError(f"{name} is no part of a Stable Diffusion checkpoint.", where=str(where))
 
-        return UNet2DConditionModel.from_config
-    from diffusers import AutoencoderKL, AutoencoderTiny
 
-    return {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}[config["_class_name"]].from_config
+def load_weights(module: torch.nn.Module, files: list[Path]) -> torch.nn.Module:
+    """`module` with the weights of safetensors files, every one of them and no other, in float32 and frozen.
 
-
-def _load_part(layout: Layout, part: str) -> torch.nn.Module:
+    Raises:
+        UserError: a file is damaged, holds NaN, or disagrees with the module's names or shapes.
+    """
+    import torch
     from safetensors.torch import load_file
 
-    files = layout.weights[part]
     headers = {path: read_header(path) for path in files}
-    module = build_part(layout, part)
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     stored = {
-        _today(name): row for rows in headers.values() for name, row in rows.items() if not NOT_WEIGHTS.search(name)
+        _today(name, wanted): row
+        for rows in headers.values()
+        for name, row in rows.items()
+        if not NOT_WEIGHTS.search(name)
     }
-    _compare(stored, {name: tuple(value.shape) for name, value in module.state_dict().items()}, files[0])
+    _compare(stored, wanted, files[0])
     state: dict[str, torch.Tensor] = {}
     for path in files:
-        state |= {_today(name): value for name, value in load_file(path).items() if not NOT_WEIGHTS.search(name)}
+        for name, value in load_file(path).items():
+            if not NOT_WEIGHTS.search(name):  # a copy: what is loaded may still be the file, mapped into memory
+                state[_today(name, wanted)] = value.to(torch.float32, copy=True)
     _refuse_not_finite(state, files[0])
-    module.load_state_dict(state, strict=True)
+    module.load_state_dict(state, strict=True, assign=True)
     return module.requires_grad_(False)
 
 
-def _today(name: str) -> str:
-    for pattern, new in RENAMES:
-        name = pattern.sub(new, name)
+def _load_part(layout: Layout, part: str) -> torch.nn.Module:
+    files = layout.weights[part]
+    return load_weights(build_module(layout.configs[part], files[0].parent / "config.json", empty=True), files)
+
+
+def _today(name: str, wanted: Container[str]) -> str:
+    """What a stored tensor is called in the module; a name that the module has is left alone."""
+    if name not in wanted:
+        for pattern, new in RENAMES:
+            name = pattern.sub(new, name)
     return name
 
 

@@ -11,7 +11,7 @@ from edgefusion.spec.errors import UserError
 
 ZOO = Path(__file__).resolve().parents[1] / "zoo"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-PARTS = ("text_encoder", "unet", "vae", "vae_tiny", "tokenizer", "scheduler")
+PARTS = ("text_encoder", "text_encoder_2", "unet", "vae", "vae_tiny", "tokenizer", "tokenizer_2", "scheduler")
 WANTED = ["model_index.json", "edgefusion.json", "README.md", "LICENSE*"] + [
     f"{part}/{pattern}" for part in PARTS for pattern in ("*.json", "*.txt", "*.safetensors")
 ]
