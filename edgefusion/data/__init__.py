@@ -1,0 +1,1 @@
+"""The data stage: pictures and captions → chosen, cropped, re-captioned shards → latents and text states, cached."""
