@@ -10,6 +10,7 @@ from edgefusion.models.checkpoint import quiet_libraries, require_torch
 
 LENGTH, WIDTH, GUIDANCE_DIM = 16, 32, 16
 MERGES = ("a p", "p l", "r e", "re d</w>", "ap pl", "appl e</w>", "t h", "th e</w>", "o f</w>", "e m", "em o")
+VOCABULARY = 2 * 256 + len(MERGES) + 2
 
 
 def write_tiny(
@@ -40,8 +41,8 @@ def write_tiny(
 
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vocab_size = _write_tokenizer(folder / "tokenizer")
-        _save_text_encoder(_text_encoder(vocab_size), folder / "text_encoder")
+        vocab_size = write_tokenizer(folder / "tokenizer")
+        save_text_encoder(_text_encoder(vocab_size), folder / "text_encoder")
         _unet(mid_block, guidance, image_px // 8).save_pretrained(folder / "unet")
         _vae(image_px).save_pretrained(folder / "vae")
         if tiny_decoder:
@@ -72,7 +73,8 @@ def _text_encoder(vocab_size: int) -> Any:
     )
 
 
-def _save_text_encoder(model: Any, folder: Path) -> None:
+def save_text_encoder(model: Any, folder: Path) -> None:
+    """Write config.json and model.safetensors, without the bar that transformers draws."""
     from safetensors.torch import save_file
 
     model.config.save_pretrained(folder)
@@ -124,8 +126,12 @@ def _vae_tiny() -> Any:
     )
 
 
-def _write_tokenizer(folder: Path) -> int:
-    """CLIP's byte alphabet, a few merges and the two special tokens; returns the size of the vocabulary."""
+def write_tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> int:
+    """Write CLIP's byte alphabet, a few merges and the two special tokens as a tokenizer's folder.
+
+    Returns:
+        the size of the vocabulary, VOCABULARY.
+    """
     from tokenizers import pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -133,7 +139,7 @@ def _write_tokenizer(folder: Path) -> int:
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     _write_json(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", encoding="utf-8")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": pad_token}
     _write_json(
         folder / "tokenizer_config.json", {**special, "model_max_length": LENGTH, "tokenizer_class": "CLIPTokenizer"}
     )
