@@ -1,98 +1,201 @@
-"""The training loop every stage shares: resumable, averaged (EMA), one optimiser, one progress line.
+"""The training loop: any Objective, on cached pictures, in one process or several, resumable to the bit.
 
-A stage gives a module and a loss; the loss draws its own batch from a generator seeded by (seed, step), so a run that
-was interrupted goes on with the same batches. State is kept in safetensors (never pickle).
+`train` runs on Hugging Face Accelerate: one process, or those that `accelerate launch` or `torchrun` started (CPU with
+gloo, GPUs, FSDP 2), as Accelerate's own configuration says. `fit` is the small loop of the zoo's stages, whose losses
+draw their own batches. Both keep their state in safetensors, never pickle.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
+from edgefusion.distill.batches import Order, Source, batch_of, loader, mixed, null_batch
+from edgefusion.distill.checkpoints import Checkpoints
+from edgefusion.distill.log import Log
+from edgefusion.distill.objective import Batch, Objective
+from edgefusion.distill.processes import Processes
 from edgefusion.distill.progress import Report
-from edgefusion.spec.strict import Strict
+from edgefusion.distill.schedule import Optimisation, Schedule
+from edgefusion.distill.state import State, adamw, finite, trainable
+from edgefusion.distill.tensors_file import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["Loss", "Optimisation", "Schedule", "fit", "train"]
+
 Loss = Callable[["torch.Generator"], dict[str, "torch.Tensor"]]
+OnStep = Callable[[int, State], None]
 SAVE_EVERY_S = 120.0
 
 
-class Schedule(Strict):
-    """Optimisation of one stage. The learning rate warms up linearly, then falls by a half cosine to `final_ratio`."""
+def train(
+    objective: Objective,
+    source: Source,
+    plan: Optimisation,
+    folder: Path,
+    *,
+    on_step: Sequence[OnStep] = (),
+    workers: int = 0,
+    show: bool = True,
+) -> int:
+    """Trains `objective.trained` in place, goes on where `folder` says, and leaves the averaged (EMA) weights in it.
 
-    steps: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    warmup: int = Field(default=100, ge=0)
-    final_ratio: float = Field(default=0.02, ge=0, le=1)
-    weight_decay: float = Field(default=0.01, ge=0)
-    beta2: float = Field(default=0.99, gt=0, lt=1)
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    grad_clip: float = Field(default=1.0, gt=0)
+    Args:
+        folder: gets `checkpoints/`, `losses.csv` and, with tensorboard installed, `tensorboard/`.
+        on_step: called by the main process after each step with the number of steps done and the run's State.
+        workers: processes that read the source ahead.
 
-    def rate(self, step: int) -> float:
-        """Learning rate of step `step` (0-based)."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup))
-        fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return self.learning_rate * warm * (self.final_ratio + (1 - self.final_ratio) * fall)
+    Returns:
+        The number of steps that were done before (0: from the beginning).
 
+    Raises:
+        UserError: a loss or gradient that is not finite; a checkpoint that cannot be written, or of another run.
+    """
+    import torch
 
-class Run:
-    """A module, its optimiser and its average, and how they are kept between sessions."""
-
-    def __init__(self, module: torch.nn.Module, schedule: Schedule, state: Path) -> None:
-        import torch
-        from diffusers.training_utils import EMAModel
-
-        self.module, self.path = module, state.with_suffix(".safetensors")
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        betas = (0.9, schedule.beta2)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=schedule.learning_rate, betas=betas, weight_decay=schedule.weight_decay
-        )
-        self.average = EMAModel(self.parameters, decay=schedule.ema_decay)
-
-    def save(self, step: int) -> None:
-        """Everything needed to go on after `step` steps, atomically."""
-        from safetensors.torch import save_file
-
-        tensors = {f"module.{key}": value for key, value in self.module.state_dict().items()}
-        for i, parameter in enumerate(self.parameters):
-            tensors[f"average.{i}"] = self.average.shadow_params[i]
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{i}.{key}"] = value
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        plain = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
-        save_file(plain, temporary, metadata={"step": str(step)})
-        os.replace(temporary, self.path)
-
-    def resume(self) -> int:
-        """Steps already done; 0 without a saved state."""
-        from safetensors import safe_open
-
-        if not self.path.exists():
-            return 0
-        with safe_open(self.path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            step = int(file.metadata()["step"])
-        self.module.load_state_dict(_under("module.", tensors))
-        for i, parameter in enumerate(self.parameters):
-            self.average.shadow_params[i].copy_(tensors[f"average.{i}"])
-            self.optimizer.state[parameter] = _under(f"optimizer.{i}.", tensors)
-        self.average.optimization_step = step
-        return step
+    processes = Processes(plan.mixed_precision, plan.accumulation)
+    wrapped, state = _prepared(objective, plan, processes)
+    micro = plan.accumulation * processes.count
+    identity = {"seed": plan.seed, "batch": plan.batch, "micro-batches per step": micro, "pictures": len(source)}
+    checkpoints = Checkpoints(
+        folder / "checkpoints", plan.checkpoints_kept, identity | {"precision": plan.mixed_precision}
+    )
+    start = _resume(state, checkpoints, processes)
+    step = _Step(wrapped, state, plan, processes, objective.label)
+    batches = _batches(source, plan, processes, micro, start, workers)
+    with (
+        _quick_arithmetic(),
+        Report(objective.label, start, plan.steps, silent=not (show and processes.main)) as report,
+        Log(folder, start) if processes.main else _NoLog() as log,
+    ):
+        for done in range(start + 1, plan.steps + 1):
+            values = step(done - 1, batches, checkpoints)
+            objective.after_step()
+            state.average.update()
+            log.write(done - 1, values)
+            report.update(done, {name: value for name, value in values.items() if name not in NOT_LOSSES})
+            if done % plan.checkpoint_every == 0 or done == plan.steps:
+                processes.save(checkpoints, done, state)
+            if processes.main:
+                for call in on_step:
+                    call(done, state)
+    state.average.copy_to_weights()
+    objective.trained.eval()
+    torch.cuda.empty_cache() if torch.cuda.is_available() else None
+    return start
 
 
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+NOT_LOSSES = ("learning_rate", "gradient_norm")
+
+
+class _Step:
+    """One optimiser step: accumulation × (loss, backward), all finite, clip, AdamW."""
+
+    def __init__(
+        self, wrapped: torch.nn.Module, state: State, plan: Optimisation, processes: Processes, label: str
+    ) -> None:
+        self.wrapped, self.state, self.plan, self.processes, self.label = wrapped, state, plan, processes, label
+
+    def __call__(
+        self, step: int, batches: Iterator[tuple[Batch, torch.Generator]], checkpoints: Checkpoints
+    ) -> dict[str, float]:
+        """The values of step `step` (0-based): total loss, each term, learning rate, norm of the gradient."""
+        rate = self.plan.rate(step)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate
+        sums: dict[str, torch.Tensor] = {}
+        for _ in range(self.plan.accumulation):
+            batch, generator = next(batches)
+            with self.processes.accumulating(self.wrapped):
+                terms = self.wrapped(batch, generator)
+                self.processes.backward(sum(terms.values()))
+            for name, value in terms.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        norm = self.processes.clip(self.state.parameters, self.plan.grad_clip)
+        values = self.processes.means(sums, self.plan.accumulation, norm)
+        checked = values if self.plan.mixed_precision != "fp16" else _losses(values)  # fp16's scaler mends gradients
+        finite(checked, self.label, step, checkpoints.last())
+        self.processes.step()
+        return values | {"learning_rate": rate}
+
+
+def _losses(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name not in NOT_LOSSES}
+
+
+def _prepared(objective: Objective, plan: Optimisation, processes: Processes) -> tuple[torch.nn.Module, State]:
+    """The loss, wrapped, and the run's state, on the device of this process."""
+    from edgefusion.distill.wrapped import Wrapped
+
+    trained = objective.trained.train()
+    if plan.gradient_checkpointing:
+        trained.enable_gradient_checkpointing()  # type: ignore[operator]
+    processes.place(objective)
+    optimizer = adamw(trainable(trained), plan.learning_rate, (plan.beta1, plan.beta2), plan.weight_decay)
+    wrapped, inner = processes.prepare(Wrapped(objective), optimizer, bool(objective.followers))
+    return wrapped, State(trained, inner, plan.ema_decay, objective.followers)
+
+
+def _resume(state: State, checkpoints: Checkpoints, processes: Processes) -> int:
+    """Steps already done; 0 without a checkpoint."""
+    found = checkpoints.latest()
+    if found is None:
+        return 0
+    state.load(found.tensors, found.done, str(found.path))
+    processes.restore(found.notes)
+    return found.done
+
+
+def _batches(
+    source: Source, plan: Optimisation, processes: Processes, micro: int, start: int, workers: int
+) -> Iterator[tuple[Batch, torch.Generator]]:
+    """This process's micro-batches from step `start` on, each with its generator; torch's own is seeded alike."""
+    import torch
+
+    order = Order(len(source), plan.batch, micro, plan.seed)
+    mine = [
+        (step, part * processes.count + processes.rank)
+        for step in range(start, plan.steps)
+        for part in range(plan.accumulation)
+    ]
+    read = loader(source, (order.rows(step, m) for step, m in mine), workers)
+    null = null_batch(source.null, processes.device)
+    generator = torch.Generator()
+    for (step, m), stacked in zip(mine, read, strict=True):
+        seed = mixed(plan.seed, step, m)
+        generator.manual_seed(seed)
+        torch.manual_seed(seed)  # dropout, where a module has it
+        yield batch_of(stacked, null, source.scaling_factor, generator), generator
+
+
+class _NoLog:
+    """Of the processes that are not the main one."""
+
+    def __enter__(self) -> _NoLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+
+@contextmanager
+def _quick_arithmetic() -> Iterator[None]:
+    """Subnormal numbers count as 0: CPUs are many times slower with them, and AdamW's moments get there."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def fit(
@@ -108,33 +211,49 @@ def fit(
     """Trains `module` in place and leaves the averaged (EMA) weights in it.
 
     Args:
-        loss: draws a batch and returns named scalar losses; their sum is minimised.
+        loss: draws a batch and returns named scalar losses; their sum is minimised. Its generator is seeded by
+            (seed, step), so a run that was interrupted goes on with the same batches.
         state: the resumable state is kept in `<state>.safetensors`.
         on_step: called with the module after each optimiser step (e.g. to update an EMA target network).
+
+    Raises:
+        UserError: a loss is not finite; the state cannot be written.
     """
     import torch
 
-    run = Run(module, schedule, state)
-    start = run.resume()
+    path = state.with_suffix(".safetensors")
+    optimizer = adamw(trainable(module), schedule.learning_rate, (0.9, schedule.beta2), schedule.weight_decay)
+    run = State(module, optimizer, schedule.ema_decay)
+    start = _load(run, path)
     generator = torch.Generator()
     module.train()
     saved = time.monotonic()
-    with Report(label, start, schedule.steps) as report:
+    with _quick_arithmetic(), Report(label, start, schedule.steps) as report:
         for step in range(start, schedule.steps):
-            for group in run.optimizer.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step)
             terms = loss(generator.manual_seed(seed * 1_000_003 + step))
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            finite(values, label, step, f"{path.name} holds the steps before.")
             torch.stack(list(terms.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(run.parameters, schedule.grad_clip)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
-            run.average.step(run.parameters)
+            optimizer.step()
+            optimizer.zero_grad()
+            run.average.update()
             if on_step is not None:
                 on_step(module)
-            report.update(step + 1, {name: float(value.detach()) for name, value in terms.items()})
+            report.update(step + 1, values)
             if time.monotonic() - saved > SAVE_EVERY_S:
-                run.save(step + 1)
+                write_tensors(path, run.tensors(), {"step": str(step + 1)})
                 saved = time.monotonic()
-    run.save(schedule.steps)
-    run.average.copy_to(run.parameters)
+    write_tensors(path, run.tensors(), {"step": str(schedule.steps)})
+    run.average.copy_to_weights()
     module.eval()
+
+
+def _load(run: State, path: Path) -> int:
+    if not path.exists():
+        return 0
+    tensors, metadata = read_tensors(path)
+    run.load(tensors, int(metadata["step"]), str(path))
+    return int(metadata["step"])

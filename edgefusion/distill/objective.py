@@ -46,7 +46,7 @@ class Objective(Protocol):
     """Teacher and the like, by name: moved to the device of the run, never saved."""
 
     followers: dict[str, torch.nn.Module]
-    """What moves after `trained` without gradients, e.g. LCM's target θ⁻: kept in checkpoints, parameters and buffers."""
+    """What moves after `trained` without gradients, e.g. LCM's target θ⁻: kept in checkpoints whole."""
 
     def loss(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Named scalar losses, already weighted; their sum is minimised."""

@@ -14,11 +14,11 @@ LINE_EVERY_S = 30.0
 class Report:
     """Use as a context manager; call `update` after each step."""
 
-    def __init__(self, label: str, start: int, steps: int) -> None:
-        self.label, self.steps, self.start = label, steps, start
+    def __init__(self, label: str, start: int, steps: int, *, silent: bool = False) -> None:
+        self.label, self.steps, self.start, self.silent = label, steps, start, silent
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=console) if console.is_terminal else None
+        self.bar = Progress(*columns, console=console) if console.is_terminal and not silent else None
         self.task = TaskID(0)
         self.mean: dict[str, float] = {}
         self.began = self.said = time.monotonic()
@@ -37,6 +37,8 @@ class Report:
 
     def update(self, done: int, terms: dict[str, float]) -> None:
         """`done` steps are done; `terms` are the losses of the last one."""
+        if self.silent:
+            return
         for name, value in terms.items():
             self.mean[name] = value if name not in self.mean else 0.98 * self.mean[name] + 0.02 * value
         text = " ".join(f"{name} {value:.4g}" for name, value in self.mean.items())
