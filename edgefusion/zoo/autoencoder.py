@@ -35,7 +35,9 @@ def new(recipe: AutoencoderRecipe, size: int) -> AutoencoderKL:
     )
 
 
-def train(recipe: AutoencoderRecipe, pictures: np.ndarray, world: int, state: Path, seed: int) -> AutoencoderKL:
+def train(
+    recipe: AutoencoderRecipe, pictures: np.ndarray, world: int, state: Path, seed: int, device: str
+) -> AutoencoderKL:
     """Pictures uint8 [N, S, S, 3], the first `world` of them the family's own. Latents come out with unit scale.
 
     Loss: L1 + L1 of image gradients + colour + KL. The gradient term keeps outlines. The colour term is the squared
@@ -43,10 +45,10 @@ def train(recipe: AutoencoderRecipe, pictures: np.ndarray, world: int, state: Pa
     """
     import torch
 
-    vae = new(recipe, pictures.shape[1]).to(memory_format=torch.channels_last)
+    vae = new(recipe, pictures.shape[1]).to(device, memory_format=torch.channels_last)
 
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
-        x = _crops(pictures, world, recipe, generator)
+        x = _crops(pictures, world, recipe, generator).to(device)
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample(generator)).sample
         kl = posterior.kl().mean() / x[0].numel() * recipe.kl_weight
@@ -70,8 +72,9 @@ def refine_decoder(
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
         rows = torch.randint(len(latents), (recipe.batch,), generator=generator)
         level = recipe.noise * torch.rand((recipe.batch, 1, 1, 1), generator=generator)
-        z = latents[rows] + level * torch.randn(latents[rows].shape, generator=generator)
-        x, y = to_tensor(pictures[rows.numpy()]), vae.decode(z / vae.config.scaling_factor).sample
+        z = latents[rows] + (level * torch.randn(latents[rows].shape, generator=generator)).to(latents)
+        x = to_tensor(pictures[rows.numpy()]).to(latents)
+        y = _saturated(x, vae.decode(z / vae.config.scaling_factor).sample)
         with torch.no_grad():
             seen = perceptual.features(x)
         far = recipe.perceptual * perceptual.between(seen, perceptual.features(y)).mean()
@@ -91,7 +94,7 @@ def to_tensor(pictures: np.ndarray) -> torch.Tensor:
 
 def to_pictures(x: torch.Tensor) -> np.ndarray:
     """float32 [N, 3, S, S] in [-1, 1] → uint8 [N, S, S, 3]."""
-    return (x.clamp(-1, 1).add(1).mul(127.5).round().byte()).permute(0, 2, 3, 1).numpy()
+    return (x.clamp(-1, 1).add(1).mul(127.5).round().byte()).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def encode(vae: AutoencoderKL, pictures: np.ndarray, *, batch: int = 32) -> torch.Tensor:
@@ -100,7 +103,8 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, *, batch: int = 32) -> torc
 
     with torch.no_grad():
         parts = [
-            vae.encode(to_tensor(pictures[i : i + batch])).latent_dist.mean for i in range(0, len(pictures), batch)
+            vae.encode(to_tensor(pictures[i : i + batch]).to(vae.device)).latent_dist.mean
+            for i in range(0, len(pictures), batch)
         ]
     return torch.cat(parts).contiguous() * vae.config.scaling_factor
 
@@ -126,6 +130,13 @@ def _crops(pictures: np.ndarray, world: int, recipe: AutoencoderRecipe, generato
     corners = zip(draw(span, recipe.batch), draw(span, recipe.batch), strict=True)
     crops = [pictures[i, y : y + recipe.crop, x : x + recipe.crop] for i, (y, x) in zip(rows, corners, strict=True)]
     return to_tensor(np.stack(crops))
+
+
+def _saturated(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`y`, with what lies beyond a white or black `x` counted as right: pictures are clamped, and white stays clean."""
+    import torch
+
+    return torch.where((x.abs() >= 1) & (y * x >= 1), x, y)
 
 
 def _edges(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

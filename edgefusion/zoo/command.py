@@ -33,6 +33,9 @@ def main(
     ship: Annotated[
         bool, typer.Option("--ship", help="Put the weights into the package, the record into profiles/.")
     ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, or cuda for one GPU; the GPU where there is one without it.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice without it.")] = None,
 ) -> None:
     from edgefusion.models.checkpoint import require_torch
@@ -46,7 +49,8 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     recipe = load_family(family)
-    place = stages.Work(recipe, work or Path("build") / "zoo" / recipe.name)
+    folder = work or Path("build") / "zoo" / recipe.name
+    place = stages.Work(recipe, folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     known = [*stages.STAGES]
     if stage is not None and stage not in known:
         raise UserError(f"No stage {stage!r}.", remedy=f"The stages are {', '.join(known)}.")

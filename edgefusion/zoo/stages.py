@@ -36,6 +36,8 @@ class Work:
 
     recipe: FamilyRecipe
     folder: Path
+    device: str = "cpu"
+    """What torch calls the one everything is trained on, e.g. cuda."""
 
     def state(self, stage: str) -> Path:
         """Prefix of the resumable training state of `stage` under the recipe as it is now."""
@@ -62,14 +64,14 @@ class Work:
         from diffusers import UNet2DConditionModel
 
         model = UNet2DConditionModel.from_pretrained(self.folder / name)
-        return model.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+        return model.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()
 
     def vae(self) -> AutoencoderKL:
         """The finished autoencoder, frozen; with the refined decoder once there is one."""
         from diffusers import AutoencoderKL
 
         folder = self.folder / ("vae_refined" if done(self, "decoder") else "vae")
-        return AutoencoderKL.from_pretrained(folder).requires_grad_(False).eval()
+        return AutoencoderKL.from_pretrained(folder).to(self.device).requires_grad_(False).eval()
 
     def taught(self) -> list[int]:
         """Indices of the pictures the U-Nets learn: the world's, in the styles that are taught."""
@@ -83,7 +85,7 @@ class Work:
         pixels, rows, _ = self.pictures()
         taught = self.taught()
         tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer")
-        encoder = CLIPTextModel.from_pretrained(self.folder / "text_encoder").eval()
+        encoder = CLIPTextModel.from_pretrained(self.folder / "text_encoder").to(self.device).eval()
         captions = [rows[i].caption for i in taught]
         ids = text.tokenize(tokenizer, [*captions, ""], self.recipe.text.length)
         states = text.encode(encoder, ids)
@@ -98,7 +100,9 @@ def make_pictures(work: Work) -> Record:
 
 def make_autoencoder(work: Work) -> Record:
     pixels, _, world = work.pictures()
-    vae = autoencoder.train(work.recipe.autoencoder, pixels, world, work.state("autoencoder"), work.recipe.seed)
+    vae = autoencoder.train(
+        work.recipe.autoencoder, pixels, world, work.state("autoencoder"), work.recipe.seed, work.device
+    )
     vae.save_pretrained(work.folder / "vae")
     return {"psnr_db": _psnr_db(vae, pixels[:world])}
 
@@ -130,7 +134,7 @@ def make_text(work: Work) -> Record:
     if not path.exists() or len(np.load(path, mmap_mode="r")) != len(pixels):
         np.save(path, features(pixels))
     ids = text.tokenize(tokenizer, [row.caption for row in rows], recipe.length)
-    model, top1 = text.train(recipe, ids, np.load(path), work.state("text"), work.recipe.seed)
+    model, top1 = text.train(recipe, ids, np.load(path), work.state("text"), work.recipe.seed, work.device)
     model.save_pretrained(work.folder / "text_encoder")
     return {"picture_to_caption_top1": top1, "captions": len(rows)}
 

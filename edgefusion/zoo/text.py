@@ -82,7 +82,7 @@ def new(recipe: TextRecipe, vocabulary_size: int) -> CLIPTextModel:
 
 
 def train(
-    recipe: TextRecipe, ids: torch.Tensor, features: np.ndarray, state: Path, seed: int
+    recipe: TextRecipe, ids: torch.Tensor, features: np.ndarray, state: Path, seed: int, device: str
 ) -> tuple[CLIPTextModel, float]:
     """Contrastive training on (token ids [N, L], picture features [N, F]); the encoder and its top-1 retrieval."""
     import torch
@@ -101,17 +101,19 @@ def train(
             return F.normalize(self.picture(pictures[rows]), dim=1) @ t.T * self.scale.exp().clamp(max=100)
 
     torch.manual_seed(seed)
-    pictures = torch.from_numpy((features - features.mean(0)) / (features.std(0) + 1e-6)).float()
-    towers = Towers()
+    pictures = torch.from_numpy((features - features.mean(0)) / (features.std(0) + 1e-6)).float().to(device)
+    ids = ids.to(device)
+    towers = Towers().to(device)
 
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
         logits = towers(torch.randperm(len(ids), generator=generator)[: recipe.batch])
-        target = torch.arange(len(logits))
+        target = torch.arange(len(logits), device=device)
         return {"contrast": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2}
 
     fit(towers, loss, recipe.schedule, state, seed=seed, label="text encoder")
     with torch.no_grad():
-        right = towers(torch.arange(len(ids))).argmax(1) == torch.arange(len(ids))
+        every = torch.arange(len(ids), device=device)
+        right = towers(every).argmax(1) == every
     return towers.text, float(right.float().mean())
 
 
@@ -120,4 +122,4 @@ def encode(model: CLIPTextModel, ids: torch.Tensor) -> torch.Tensor:
     import torch
 
     with torch.no_grad():
-        return torch.cat([model(part).last_hidden_state for part in ids.split(256)])
+        return torch.cat([model(part.to(model.device)).last_hidden_state for part in ids.split(256)])

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cache:
-    """What the U-Nets are trained on: scaled latents [N, 4, h, w], text states [N, L, D], those of "" [1, L, D]."""
+    """What the U-Nets are trained on: scaled latents [N, 4, h, w], text states [N, L, D], those of "" [1, L, D].
+
+    Batches come out on the device of the cache; what is random is drawn on the CPU, the same for every device.
+    """
 
     latents: torch.Tensor
     text: torch.Tensor
@@ -35,10 +38,15 @@ class Cache:
         import torch
 
         rows = torch.randint(len(self.latents), (batch,), generator=generator)
-        dropped = torch.rand(batch, generator=generator) < null_share
+        dropped = (torch.rand(batch, generator=generator) < null_share).to(self.device)
         text = torch.where(dropped.view(-1, 1, 1), self.null, self.text[rows])
-        eps = torch.randn((batch, *self.latents.shape[1:]), generator=generator)
+        eps = torch.randn((batch, *self.latents.shape[1:]), generator=generator).to(self.device)
         return self.latents[rows], eps, text
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Nets are trained."""
+        return self.latents.device
 
 
 def noise_scheduler(prediction: str) -> DDPMScheduler:
@@ -78,12 +86,14 @@ def train_teacher(recipe: TeacherRecipe, cache: Cache, state: Path, seed: int) -
     import torch.nn.functional as F
 
     torch.manual_seed(seed)
-    unet = new_teacher(recipe, cache.latents.shape[-1], cache.text.shape[-1]).to(memory_format=torch.channels_last)
+    unet = new_teacher(recipe, cache.latents.shape[-1], cache.text.shape[-1]).to(
+        cache.device, memory_format=torch.channels_last
+    )
     process = Process.of(noise_scheduler(recipe.prediction))
 
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
         z0, eps, text = cache.draw(recipe.batch, recipe.null_share, generator)
-        t = _timesteps(recipe.batch, recipe.timestep_power, len(process.alpha), generator)
+        t = _timesteps(recipe.batch, recipe.timestep_power, len(process), generator).to(cache.device)
         z_t = process.noised(z0, eps, t).contiguous(memory_format=torch.channels_last)
         return {"task": F.mse_loss(unet(z_t, t, text, return_dict=False)[0], process.target(z0, eps, t))}
 
@@ -98,12 +108,12 @@ def train_student(
     import torch
 
     plan = load_student(recipe.student)
-    unet = build_student(teacher, plan).to(memory_format=torch.channels_last)
+    unet = build_student(teacher, plan).to(cache.device, memory_format=torch.channels_last)
     process = Process.of(noise_scheduler(prediction))
 
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
         z0, eps, text = cache.draw(recipe.batch, recipe.null_share, generator)
-        t = _timesteps(recipe.batch, recipe.timestep_power, len(process.alpha), generator)
+        t = _timesteps(recipe.batch, recipe.timestep_power, len(process), generator).to(cache.device)
         z_t = process.noised(z0, eps, t).contiguous(memory_format=torch.channels_last)
         return kd_losses(unet, teacher, plan.taps, z_t, t, text, process.target(z0, eps, t))
 
@@ -123,7 +133,7 @@ def train_consistency(
     """Latent consistency distillation of `student`, taught by the full `teacher` (EdgeFusion §2.2)."""
     import torch
 
-    unet = with_guidance_embedding(student, recipe.embedding_dim).to(memory_format=torch.channels_last)
+    unet = with_guidance_embedding(student, recipe.embedding_dim).to(cache.device, memory_format=torch.channels_last)
     target = copy.deepcopy(unet).requires_grad_(False).eval()
     c = Consistency(Process.of(noise_scheduler(prediction)), recipe.solver_steps, huber_c=recipe.huber_c)
     span = recipe.guidance_max - recipe.guidance_min
@@ -132,6 +142,7 @@ def train_consistency(
         z0, eps, text = cache.draw(recipe.batch, 0.0, generator)
         n = torch.randint(1, recipe.solver_steps + 1, (recipe.batch,), generator=generator)
         omega = recipe.guidance_min - 1 + span * torch.rand(recipe.batch, generator=generator)
+        n, omega = n.to(cache.device), omega.to(cache.device)
         null = cache.null.expand_as(text)
         return {"consistency": lcd_loss(c, unet, target, teacher, z0, eps, n, omega, text, null)}
 
