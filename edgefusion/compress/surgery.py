@@ -1,11 +1,17 @@
-"""Block removal (BK-SDM, arXiv 2305.15798 §3.1): the student's config from the teacher's, and its inherited weights."""
+"""Removal of blocks and layers: the student's configuration from the teacher's, and its inherited weights.
+
+BK-SDM (arXiv 2305.15798 §3.1) removes pairs of resnet and attention and whole stages; SSD-1B (arXiv 2401.02677) and
+KOALA (arXiv 2312.04005) transformer layers too. What a student keeps is its file in edgefusion/students.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgefusion.compress.depth import Depths, layers_of, read_depths, written
+from edgefusion.models.family import NAMES, family_of
 from edgefusion.spec.errors import UserError
-from edgefusion.students.spec import Student
+from edgefusion.students.spec import Stage, Student
 
 if TYPE_CHECKING:
     import torch
@@ -13,46 +19,49 @@ if TYPE_CHECKING:
 
 PER_STAGE = (
     "block_out_channels",
-    "down_block_types",
     "attention_head_dim",
     "num_attention_heads",
     "only_cross_attention",
+    "cross_attention_dim",
 )
+MID_TYPES = {"attention": "UNetMidBlock2DCrossAttn", "resnet": "UNetMidBlock2D", "none": None}
+REMEDY = "Choose a student made for this teacher (`edgefusion compress --list`), or mend its file."
 
 
 def student_config(teacher: dict[str, Any], student: Student) -> dict[str, Any]:
     """A diffusers UNet2DConditionModel config for `student` of a teacher with config `teacher`.
 
     Raises:
-        UserError: the teacher has fewer stages or layers than the student keeps.
+        UserError: the teacher is of another family, or lacks a stage, resnet, attention or layer that is kept.
     """
-    have = len(teacher["block_out_channels"])
-    layers = teacher["layers_per_block"]
-    if have < student.stages or not isinstance(layers, int) or layers < student.layers_per_block:
+    family = family_of(teacher, "the teacher")
+    if family not in student.families:
         raise UserError(
-            f"The teacher has {have} stages of {layers} layers; the student keeps {student.stages} of "
-            f"{student.layers_per_block}.",
-            remedy="Choose a student made for this teacher.",
+            f"The student is made for {' and '.join(NAMES[name] for name in student.families)}; the teacher is "
+            f"{NAMES[family]}.",
+            remedy=REMEDY,
         )
-    config = {k: v for k, v in teacher.items() if not k.startswith("_")}
+    depths = _kept_depths(teacher, student)
+    config = {key: value for key, value in teacher.items() if not key.startswith("_")}
+    stages = [stage.stage for stage in student.down]
     for key in PER_STAGE:
         if isinstance(config.get(key), list | tuple):
-            config[key] = tuple(config[key][: student.stages])
-    config["up_block_types"] = tuple(config["up_block_types"][-student.stages :])
-    config["layers_per_block"] = student.layers_per_block
-    if not student.mid_block:
-        config["mid_block_type"] = None
-    return config
+            config[key] = tuple(config[key][stage] for stage in stages)
+    config["down_block_types"] = tuple("CrossAttnDownBlock2D" if s.attentions else "DownBlock2D" for s in student.down)
+    config["up_block_types"] = tuple("CrossAttnUpBlock2D" if s.attentions else "UpBlock2D" for s in student.up)
+    layers = [len(stage.resnets) for stage in student.down]
+    config["layers_per_block"] = layers[0] if len(set(layers)) == 1 else tuple(layers)
+    config["mid_block_type"] = MID_TYPES[student.mid.block]
+    return config | written(depths)
 
 
 def build_student(teacher: UNet2DConditionModel, student: Student) -> UNet2DConditionModel:
-    """A student U-Net that has inherited every one of its weights from `teacher`."""
-    from diffusers import UNet2DConditionModel
+    """A student U-Net on the CPU that has inherited every one of its weights from `teacher`, in its dtype."""
+    from edgefusion.models.reference import empty_unet
 
-    unet = UNet2DConditionModel.from_config(student_config(dict(teacher.config), student))
-    unet.load_state_dict(inherited(teacher.state_dict(), unet.state_dict(), student), strict=True)
-    dtype = next(teacher.parameters()).dtype
-    return unet if dtype == next(unet.parameters()).dtype else unet.to(dtype)
+    unet: UNet2DConditionModel = empty_unet(student_config(dict(teacher.config), student)).train()
+    unet.load_state_dict(inherited(teacher.state_dict(), unet.state_dict(), student), strict=True, assign=True)
+    return unet
 
 
 def inherited(
@@ -63,6 +72,8 @@ def inherited(
     Raises:
         UserError: naming the first tensor that has no source of the same shape.
     """
+    import torch
+
     weights = {}
     for key, like in student_shapes.items():
         source = student.teacher_key(key)
@@ -70,22 +81,86 @@ def inherited(
             found = tuple(teacher[source].shape) if source in teacher else "nothing"
             raise UserError(
                 f"The student's {key} {tuple(like.shape)} should inherit the teacher's {source}, which has {found}.",
-                remedy="Check the student's [inherit] table, and that the teacher is of the family it was made for.",
+                remedy="Check the stages of the student's file, and that the teacher is of the family it was made for.",
             )
-        weights[key] = teacher[source].detach().clone()
+        weights[key] = teacher[source].detach().cpu().clone(memory_format=torch.contiguous_format)
     return weights
 
 
 def with_guidance_embedding(unet: UNet2DConditionModel, dim: int) -> UNet2DConditionModel:
-    """`unet` with a guidance embedding input (`timestep_cond` [B, dim]; LCM, arXiv 2310.04378 §4.2).
+    """A copy of `unet` with a guidance embedding input (`timestep_cond` [B, dim]; LCM, arXiv 2310.04378 §4.2).
 
     The new projection is zero, so the U-Net's function is unchanged until it is trained.
-    """
-    from diffusers import UNet2DConditionModel
 
-    wider = UNet2DConditionModel.from_config({**dict(unet.config), "time_cond_proj_dim": dim})
-    missing, unexpected = wider.load_state_dict(unet.state_dict(), strict=False)
-    if unexpected or missing != ["time_embedding.cond_proj.weight"]:
-        raise UserError(f"This U-Net cannot take a guidance embedding: {missing} {unexpected}.")
-    wider.time_embedding.cond_proj.weight.data.zero_()
+    Raises:
+        UserError: it has one of another width already.
+    """
+    from edgefusion.models.reference import empty_unet
+
+    have = unet.config.time_cond_proj_dim
+    if have not in (None, dim):
+        raise UserError(f"This U-Net has a guidance embedding of {have} already; {dim} was asked for.")
+    wider: UNet2DConditionModel = empty_unet({**dict(unet.config), "time_cond_proj_dim": dim}).train()
+    state = {key: value.detach().clone() for key, value in unet.state_dict().items()}
+    first = unet.conv_in.weight
+    shape = wider.time_embedding.cond_proj.weight.shape
+    state.setdefault("time_embedding.cond_proj.weight", first.new_zeros(shape))
+    wider.load_state_dict(state, strict=True, assign=True)
     return wider
+
+
+def _kept_depths(teacher: dict[str, Any], student: Student) -> Depths:
+    """Transformer layers that the student keeps of each attention; a UserError for what the teacher has not."""
+    have = read_depths(teacher)
+    down = layers_of(teacher)
+    up = [layers + 1 for layers in reversed(down)]
+    _check_mid(teacher, student)
+    mid = (
+        None if student.mid.block != "attention" else _kept(student.mid.transformer_layers, have.mid or 0, "mid_block")
+    )
+    kept_down = tuple(_kept_of_stage(s, down, have.down, "down_blocks") for s in student.down)
+    kept_up = tuple(_kept_of_stage(s, up, have.up, "up_blocks") for s in student.up)
+    if mid is not None and kept_down[-1] and kept_down[-1][-1] != mid:
+        raise UserError(
+            f"The student keeps {mid} transformer layers in the middle and {kept_down[-1][-1]} in the last stage down; "
+            "diffusers builds both with one number.",
+            remedy="Keep as many in both.",
+        )
+    return Depths(kept_down, mid, kept_up)
+
+
+def _kept_of_stage(stage: Stage, resnets: list[int], depths: tuple[tuple[int, ...], ...], way: str) -> tuple[int, ...]:
+    if stage.stage >= len(resnets):
+        raise _lacks(f"{way}.{stage.stage}", f"{len(resnets)} stages")
+    where = f"{way}.{stage.stage}"
+    for index in stage.resnets:
+        if index >= resnets[stage.stage]:
+            raise _lacks(f"{where}.resnets.{index}", f"{resnets[stage.stage]} there")
+    for index in stage.attentions:
+        if index >= len(depths[stage.stage]):
+            raise _lacks(f"{where}.attentions.{index}", f"{len(depths[stage.stage])} there")
+    lists = stage.transformer_layers or (None,) * len(stage.attentions)
+    return tuple(
+        _kept(layers, depths[stage.stage][index], f"{where}.attentions.{index}")
+        for index, layers in zip(stage.attentions, lists, strict=True)
+    )
+
+
+def _kept(layers: tuple[int, ...] | None, have: int, where: str) -> int:
+    if layers is None:
+        return have
+    if layers[-1] >= have:
+        raise _lacks(f"{where}.transformer_blocks.{layers[-1]}", f"{have} transformer layers there")
+    return len(layers)
+
+
+def _check_mid(teacher: dict[str, Any], student: Student) -> None:
+    have = teacher.get("mid_block_type", MID_TYPES["attention"])
+    wanted = MID_TYPES[student.mid.block]
+    enough = wanted in (None, have) or (wanted == MID_TYPES["resnet"] and have == MID_TYPES["attention"])
+    if not enough:
+        raise _lacks(f"mid_block ({wanted})", f"{have or 'none'} there")
+
+
+def _lacks(what: str, has: str) -> UserError:
+    return UserError(f"The student keeps the teacher's {what}; the teacher has {has}.", remedy=REMEDY)
