@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
     "report": Verb("edgefusion.report.command:main", "Make the tables of Markdown files anew from the records."),
     "evaluate": Verb("edgefusion.evaluate.command:app", "Take figures of pictures or of a checkpoint (needs torch)."),
+    "data": Verb("edgefusion.data.command:app", "Choose, crop, caption, draw and cache training pictures."),
     "zoo": Verb("edgefusion.zoo.command:main", "Train the small family from nothing, in stages (needs torch)."),
 }
 

@@ -1,0 +1,70 @@
+"""A transformers model and its processor by folder or hub id; nothing is downloaded unless asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgefusion.models.checkpoint import quiet_libraries, require_torch
+from edgefusion.spec.errors import UserError
+
+
+def load_pretrained(auto: Any, model_id: str, *, download: bool, device: str) -> tuple[Any, Any]:
+    """(model in evaluation mode on `device`, processor). Safetensors only; no code of the model's repository is run.
+
+    Args:
+        auto: a class of transformers' Auto… family.
+        model_id: a folder, or a hub id in the local cache.
+        download: may a hub id be fetched?
+        device: a torch device.
+
+    Raises:
+        UserError: it is not here, is a pickle, or is no model of that kind.
+    """
+    require_torch()
+    place: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
+    try:
+        with quiet_libraries():
+            model = auto.from_pretrained(model_id, use_safetensors=True, **place)
+            processor = _processor(model_id, place)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        here = "a folder with a transformers model in safetensors"
+        raise UserError(
+            f"no model and processor for {auto.__name__} can be loaded: {reason}",
+            where=model_id,
+            remedy=f"Give {here}." if Path(model_id).exists() or download else f"Give {here}, or add --download.",
+            exit_code=4,
+        ) from error
+    return model.eval().requires_grad_(False).to(device), processor
+
+
+def _processor(model_id: str, place: dict[str, Any]) -> Any:
+    """The model's processor; its picture processor and tokenizer side by side where there is no joint one."""
+    from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+    from transformers.processing_utils import ProcessorMixin
+
+    try:
+        processor = AutoProcessor.from_pretrained(model_id, **place)
+    except (OSError, ValueError, KeyError):
+        processor = None
+    if isinstance(processor, ProcessorMixin):
+        return processor
+    return Pair(AutoImageProcessor.from_pretrained(model_id, **place), AutoTokenizer.from_pretrained(model_id, **place))
+
+
+class Pair:
+    """A picture processor and a tokenizer, called as one processor for pictures alone."""
+
+    chat_template = None
+
+    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+        self.image_processor, self.tokenizer = image_processor, tokenizer
+
+    def __call__(self, *, images: Any, text: Any = None, return_tensors: str = "pt", **_: Any) -> Any:
+        return self.image_processor(images, return_tensors=return_tensors)
+
+    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
+        """As the tokenizer's."""
+        lines: list[str] = self.tokenizer.batch_decode(*args, **kwargs)
+        return lines
