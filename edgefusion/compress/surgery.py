@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefusion.compress.depth import Depths, layers_of, read_depths, written
 from edgefusion.models.family import NAMES, family_of
+from edgefusion.models.guidance import with_guidance_embedding as with_guidance_embedding
 from edgefusion.spec.errors import UserError
 from edgefusion.students.spec import Stage, Student
 
@@ -85,28 +86,6 @@ def inherited(
             )
         weights[key] = teacher[source].detach().cpu().clone(memory_format=torch.contiguous_format)
     return weights
-
-
-def with_guidance_embedding(unet: UNet2DConditionModel, dim: int) -> UNet2DConditionModel:
-    """A copy of `unet` with a guidance embedding input (`timestep_cond` [B, dim]; LCM, arXiv 2310.04378 §4.2).
-
-    The new projection is zero, so the U-Net's function is unchanged until it is trained.
-
-    Raises:
-        UserError: it has one of another width already.
-    """
-    from edgefusion.models.reference import empty_unet
-
-    have = unet.config.time_cond_proj_dim
-    if have not in (None, dim):
-        raise UserError(f"This U-Net has a guidance embedding of {have} already; {dim} was asked for.")
-    wider: UNet2DConditionModel = empty_unet({**dict(unet.config), "time_cond_proj_dim": dim}).train()
-    state = {key: value.detach().clone() for key, value in unet.state_dict().items()}
-    first = unet.conv_in.weight
-    shape = wider.time_embedding.cond_proj.weight.shape
-    state.setdefault("time_embedding.cond_proj.weight", first.new_zeros(shape))
-    wider.load_state_dict(state, strict=True, assign=True)
-    return wider
 
 
 def _kept_depths(teacher: dict[str, Any], student: Student) -> Depths:
