@@ -66,7 +66,7 @@ class LCM:
     """The objective: a student with a guidance embedding becomes a consistency function, taught by any teacher.
 
     Args:
-        student: trained; with `time_cond_proj_dim` (edgefusion.compress.surgery.with_guidance_embedding).
+        student: trained; with `time_cond_proj_dim` (edgefusion.models.guidance.with_guidance_embedding).
         teacher: frozen; any shape, the student's family, without a guidance embedding.
         process: the student's; `teacher_process`: the teacher's, where it predicts something else (ε, v).
 
