@@ -109,7 +109,7 @@ def lcd_loss(
     dim = student.config.time_cond_proj_dim
     w = None if dim is None else guidance_embedding(omega, dim)
     with _apart():
-        x, e = _guided(c, teacher, z_upper, t_upper, omega, (text, null_text), (pooled, null_pooled), time_ids)
+        x, e = guided(c, teacher, z_upper, t_upper, omega, (text, null_text), (pooled, null_pooled), time_ids)
         z_lower = c.solve(x, e, t_lower)
         goal = predicted(target, z_lower, t_lower, text, pooled=pooled, time_ids=time_ids, timestep_cond=w)
         answer = c.f(goal, z_lower, t_lower)
@@ -117,7 +117,7 @@ def lcd_loss(
     return c.distance(c.f(guess, z_upper, t_upper), answer)
 
 
-def _guided(
+def guided(
     c: Consistency,
     teacher: UNet2DConditionModel,
     z: torch.Tensor,
