@@ -16,13 +16,22 @@ from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler, UNet2DConditio
 from edgefusion.compress.surgery import build_student, with_guidance_embedding  # noqa: E402
 from edgefusion.distill.consistency import Consistency, lcd_loss  # noqa: E402
 from edgefusion.distill.diffusion import Process  # noqa: E402
-from edgefusion.distill.feature import kd_losses  # noqa: E402
+from edgefusion.distill.feature import KD, KDPlan, kd_losses, with_empty_captions  # noqa: E402
 from edgefusion.distill.loop import Schedule, fit  # noqa: E402
+from edgefusion.distill.objective import Batch  # noqa: E402
 from edgefusion.models.guidance import guidance_embedding  # noqa: E402
+from edgefusion.models.tiny_teachers import write_tiny_teacher  # noqa: E402
+from edgefusion.models.training import Parts, load_parts  # noqa: E402
+from edgefusion.spec.errors import UserError  # noqa: E402
 from edgefusion.students.spec import load_student  # noqa: E402
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
 KINDS = ["epsilon", "v_prediction"]
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return load_parts(str(write_tiny_teacher(tmp_path_factory.mktemp("tiny") / "sdxl", "sdxl")))
 
 
 def _process(kind: str) -> Process:
@@ -143,6 +152,170 @@ def test_kd_losses_are_the_papers_sums() -> None:
     assert float(terms["feature"]) > 0
     twin = kd_losses(teacher, teacher, {name: name for name in plan.taps.values()}, z, t, text, target)
     assert float(twin["feature"]) == 0 and float(twin["output"]) == 0
+
+
+def _sdxl_batch(parts: Parts) -> Batch:
+    text, pooled = parts.encode_prompts(["red apple", "the moon"])
+    null, null_pooled = parts.encode_prompts([""])
+    ids = torch.tensor([[64.0, 64, 0, 0, 64, 64], [64, 48, 0, 8, 64, 64]])
+    g = torch.Generator().manual_seed(0)
+    return Batch(torch.randn(2, 4, 8, 8, generator=g), text, null, pooled, ids, null_pooled)
+
+
+def _batch(count: int = 2) -> Batch:
+    g = torch.Generator().manual_seed(0)
+    text = torch.randn(count, 5, 12, generator=g)
+    return Batch(torch.randn(count, 4, 8, 8, generator=g), text, torch.randn(1, 5, 12, generator=g))
+
+
+def _kd(name: str = "bk-tiny", plan: KDPlan | None = None) -> KD:
+    teacher, student = _teacher(), load_student(name)
+    built = build_student(teacher, student).requires_grad_(True)
+    return KD(built, teacher, student.taps, _process("epsilon"), plan)
+
+
+@pytest.mark.parametrize("name", ["bk-base", "bk-small", "bk-tiny", "tiny-sd", "small-sd", "edge"])
+def test_students_of_sd_learn_every_feature_they_name(name: str) -> None:
+    kd = _kd(name)
+    _every_feature_counts(kd, _batch())
+
+
+@pytest.mark.parametrize("name", ["ssd-1b", "vega", "koala-1b", "koala-700m"])
+def test_students_of_sdxl_learn_every_feature_they_name(name: str, sdxl: Parts) -> None:
+    student = load_student(name)
+    built = build_student(sdxl.unet, student).requires_grad_(True)
+    kd = KD(built, sdxl.unet, student.taps, Process.from_config(sdxl.scheduler_config))
+    _every_feature_counts(kd, _sdxl_batch(sdxl))
+
+
+def _every_feature_counts(kd: KD, batch: Batch) -> None:
+    """The feature loss is the sum over the taps of mean squares, taken here by hooks of the test's own."""
+    seen: dict[tuple[str, str], torch.Tensor] = {}
+
+    def watch(who: str, module: torch.nn.Module, name: str) -> None:
+        def hook(_m: object, _i: object, out: object) -> None:
+            seen[who, name] = out[0] if isinstance(out, tuple) else out  # type: ignore[assignment]
+
+        module.get_submodule(name).register_forward_hook(hook)
+
+    for ours, theirs in kd.taps.items():
+        watch("student", kd.student, ours)
+        watch("teacher", kd.teacher, theirs)
+    with torch.no_grad():
+        terms = kd.loss(batch, torch.Generator().manual_seed(4))
+    parts = [(seen["student", s] - seen["teacher", t]).square().mean() for s, t in kd.taps.items()]
+    assert (
+        len(parts) >= 6 and sum(float(part) > 1e-9 for part in parts) > len(parts) / 2
+    )  # the first are inherited whole
+    assert float(terms["feature"]) == pytest.approx(float(sum(parts)), rel=1e-4)
+
+
+def test_weights_are_the_plans() -> None:
+    values = {}
+    for weights in ((1.0, 1.0, 1.0), (1.0, 0.5, 0.5), (1.0, 1.0, 0.0)):
+        plan = KDPlan(task_weight=weights[0], output_weight=weights[1], feature_weight=weights[2])
+        with torch.no_grad():
+            terms = _kd(plan=plan).loss(_batch(), torch.Generator().manual_seed(4))
+        values[weights] = {key: float(value) for key, value in terms.items()}
+    whole, half, none = values.values()
+    assert half["task"] == pytest.approx(whole["task"]) and "feature" not in none
+    assert half["output"] == pytest.approx(whole["output"] / 2) and half["feature"] == pytest.approx(
+        whole["feature"] / 2
+    )
+
+
+def test_a_teacher_that_predicts_something_else_is_translated() -> None:
+    """ε-teacher, v-student: what the teacher says is compared as the v it means."""
+    teacher, v, eps = _teacher(), _process("v_prediction"), _process("epsilon")
+    taps = {"down_blocks.0": "down_blocks.0"}
+    kd = KD(copy.deepcopy(teacher), teacher, taps, v, teacher_process=eps)
+    batch = _batch()
+    with torch.no_grad():
+        got = float(kd.loss(batch, torch.Generator().manual_seed(4))["output"])
+        g = torch.Generator().manual_seed(4)
+        t = torch.randint(1000, (2,), generator=g)
+        z_t = eps.noised(batch.z0, torch.randn(batch.z0.shape, generator=g), t)
+        said = teacher(z_t, t, batch.text).sample
+        alpha, sigma = eps.at(t)
+        meant = alpha * said - sigma * (z_t - sigma * said) / alpha
+    assert got == pytest.approx(float((said - meant).square().mean()), rel=1e-4) and got > 0.1
+
+
+def test_captions_are_dropped_by_share_and_pooled_text_with_them(sdxl: Parts) -> None:
+    batch = _sdxl_batch(sdxl)
+    many = batch._replace(text=batch.text[:1].expand(400, -1, -1), pooled=batch.pooled[:1].expand(400, -1))
+    text, pooled = with_empty_captions(many, 0.3, torch.Generator().manual_seed(0))
+    empty = (text == batch.null).flatten(1).all(1)
+    assert 80 < int(empty.sum()) < 160
+    assert torch.equal(empty, (pooled == batch.null_pooled).all(1))
+    assert with_empty_captions(many, 0.0, torch.Generator())[0] is many.text
+
+
+@pytest.mark.parametrize("name", ["bk-tiny", "bk-small"])
+def test_gradient_checkpointing_changes_no_gradient(name: str) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        kd = _kd(name)
+        kd.taps["down_blocks.0.attentions.0.transformer_blocks.0.attn1"] = (
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+        )
+        kd.trained.train()
+        if checkpointing:
+            kd.trained.enable_gradient_checkpointing()
+        sum(kd.loss(_batch(), torch.Generator().manual_seed(4)).values()).backward()
+        gradients.append({key: p.grad for key, p in kd.trained.named_parameters()})
+    for key, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], value)
+
+
+def test_losses_are_float32_under_autocast() -> None:
+    kd, batch = _kd(), _batch()
+    whole = kd.loss(batch, torch.Generator().manual_seed(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = kd.loss(batch, torch.Generator().manual_seed(4))
+    for key, value in half.items():
+        assert value.dtype == torch.float32
+        assert float(value.detach()) == pytest.approx(float(whole[key].detach()), rel=0.1)
+
+
+def test_features_that_are_missing_or_differ_are_named() -> None:
+    teacher, process = _teacher(), _process("epsilon")
+    student = build_student(teacher, load_student("bk-tiny"))
+
+    def kd(taps: dict[str, str]) -> KD:
+        return KD(student, teacher, taps, process)
+
+    with pytest.raises(UserError, match=r"student has no module 'up_blocks.3'.*nearest names are .*up_blocks\.[012]"):
+        kd({"up_blocks.3": "up_blocks.3"})
+    with pytest.raises(UserError, match=r"teacher has no module 'mid_blocks'.*nearest names are mid_block"):
+        kd({"up_blocks.0": "mid_blocks"})
+    with pytest.raises(
+        UserError, match=r"'up_blocks.0' gives \(2, 24, 4, 4\) and the teacher's 'up_blocks.0' \(2, 24, 2, 2\)"
+    ):
+        kd({"up_blocks.0": "up_blocks.0"}).loss(_batch(), torch.Generator())
+    with pytest.raises(UserError, match="student's 'up_blocks' takes no part"):
+        kd({"up_blocks": "up_blocks"}).loss(_batch(), torch.Generator())
+    with pytest.raises(UserError, match="no features are named"):
+        kd({})
+
+
+def test_kd_brings_the_student_nearer_to_its_teacher() -> None:
+    kd = _kd()
+    optimizer = torch.optim.AdamW(kd.trained.parameters(), lr=4e-3)
+
+    def at(seed: int) -> dict[str, torch.Tensor]:
+        return kd.loss(_batch(), torch.Generator().manual_seed(seed))
+
+    with torch.no_grad():
+        before = at(99)
+    for step in range(15):
+        optimizer.zero_grad()
+        sum(at(step).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = at(99)
+    assert float(after["output"]) < 0.9 * float(before["output"])
+    assert float(after["feature"]) < 0.9 * float(before["feature"])
 
 
 def _regression(module: torch.nn.Module, stop: int | None = None):  # noqa: ANN202

@@ -107,7 +107,11 @@ def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
         StableDiffusionPipeline.save_lora_weights(work, unet_lora_layers=layers, unet_lora_adapter_metadata=meta)
         content = (Path(work) / FILE).read_bytes()
     target = folder / FILE
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"cannot be written: {reason}.", where=str(folder), remedy="Choose another folder.") from error
     write_whole(target, content)
     return target
 
