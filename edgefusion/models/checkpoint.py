@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -163,24 +163,35 @@ def load_weights(module: torch.nn.Module, files: list[Path]) -> torch.nn.Module:
     Raises:
         UserError: a file is damaged, holds NaN, or disagrees with the module's names or shapes.
     """
-    import torch
     from safetensors.torch import load_file
 
-    headers = {path: read_header(path) for path in files}
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    stored = {
-        _today(name, wanted): row
-        for rows in headers.values()
-        for name, row in rows.items()
-        if not NOT_WEIGHTS.search(name)
+    headers = [read_header(path) for path in files]
+    _compare({name: row for rows in headers for name, row in rows.items()}, module, files[0])
+    return _fill(module, (pair for path in files for pair in load_file(path).items()), files[0])
+
+
+def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], where: Path) -> torch.nn.Module:
+    """The same with tensors that are in memory already; `where` is the file they came from."""
+    kinds = {8: "F64", 4: "F32", 2: "F16"}
+    rows = {
+        name: TensorHeader(
+            kinds.get(value.element_size(), "?") if value.is_floating_point() else "?", tuple(value.shape)
+        )
+        for name, value in state.items()
     }
-    _compare(stored, wanted, files[0])
+    _compare(rows, module, where)
+    return _fill(module, state.items(), where)
+
+
+def _fill(module: torch.nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], where: Path) -> torch.nn.Module:
+    import torch
+
+    wanted = module.state_dict().keys()
     state: dict[str, torch.Tensor] = {}
-    for path in files:
-        for name, value in load_file(path).items():
-            if not NOT_WEIGHTS.search(name):  # a copy: what is loaded may still be the file, mapped into memory
-                state[_today(name, wanted)] = value.to(torch.float32, copy=True)
-    _refuse_not_finite(state, files[0])
+    for name, value in tensors:
+        if not NOT_WEIGHTS.search(name):  # a copy: what is loaded may still be the file, mapped into memory
+            state[_today(name, wanted)] = value.to(torch.float32, copy=True)
+    _refuse_not_finite(state, where)
     module.load_state_dict(state, strict=True, assign=True)
     return module.requires_grad_(False)
 
@@ -198,8 +209,10 @@ def _today(name: str, wanted: Container[str]) -> str:
     return name
 
 
-def _compare(stored: dict[str, TensorHeader], wanted: dict[str, tuple[int, ...]], where: Path) -> None:
+def _compare(rows: dict[str, TensorHeader], module: torch.nn.Module, where: Path) -> None:
     """A UserError naming the first keys on which a weights file and its configuration disagree."""
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    stored = {_today(name, wanted): row for name, row in rows.items() if not NOT_WEIGHTS.search(name)}
     problems = [f"{name} is missing" for name in wanted if name not in stored]
     problems += [f"{name} is not in the model" for name in stored if name not in wanted]
     for name, row in stored.items():

@@ -1,12 +1,16 @@
-"""Where the parts of a checkpoint lie: a folder each, by diffusers' names."""
+"""The parts of a checkpoint by diffusers' names: in folders, or in a single file."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from edgefusion.models.checkpoint import build_module, load_weights, quiet_libraries
 from edgefusion.models.layout import Config, read_json
 from edgefusion.models.locate import Located, locate
+from edgefusion.models.single_file import SingleFile, single_file
 from edgefusion.models.weights import weight_files
 from edgefusion.spec.errors import UserError
 
@@ -40,6 +44,7 @@ class PartFolders:
         """Whether there is such a folder."""
         return any(folder is not None and (folder / part).is_dir() for folder in (self.located.folder, self.shared))
 
+    @property
     def index(self) -> Config:
         """Content of model_index.json; empty where there is none."""
         path = self.located.folder / "model_index.json"
@@ -50,13 +55,57 @@ class PartFolders:
         name = "scheduler_config.json" if part == "scheduler" else "config.json"
         return read_json(self.folder(part) / name, REMEDY)
 
+    def module(self, part: str) -> Any:
+        """A part as a torch module: float32, frozen, in evaluation mode, on the CPU.
 
-def part_folders(source: str, *, download: bool = False) -> PartFolders:
+        Raises:
+            UserError: it is missing, damaged, a pickle, or weights and configuration disagree.
+        """
+        files = part_weights(self.folder(part), part)
+        return load_weights(build_module(self.config(part), self.folder(part) / "config.json", empty=True), files)
+
+    def tokenizer(self, part: str) -> Any:
+        """transformers' CLIPTokenizer of a part."""
+        from transformers import CLIPTokenizer
+
+        folder = self.folder(part)
+        try:
+            with quiet_libraries():
+                return CLIPTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"no tokenizer can be read here: {reason}.", where=str(folder), remedy="Copy the checkpoint again."
+            ) from error
+
+    def write(self, part: str, target: Path) -> None:
+        """Copy a part: its configuration and vocabulary, and the weights that would be read."""
+        source = self.folder(part)
+        target.mkdir()
+        for path in sorted([*source.glob("*.json"), *source.glob("*.txt")]):
+            if not path.name.endswith(".index.json"):
+                shutil.copyfile(path, target / path.name)
+        if part.startswith("tokenizer"):
+            return
+        weights = part_weights(source, part)
+        for path in weights:
+            shutil.copyfile(path, target / path.name.replace(".fp16.", "."))
+        for index in source.glob("*.safetensors.index.json") if len(weights) > 1 else ():
+            shutil.copyfile(index, target / index.name)
+
+
+def find_parts(source: str, *, download: bool = False) -> PartFolders | SingleFile:
     """Where a checkpoint's parts are; `zoo:NAME/MODEL` has its own U-Net and scheduler, the rest is the student's.
+
+    Args:
+        source: a diffusers folder, a hub id, `zoo:NAME`, `zoo:NAME/MODEL` or a single .safetensors file.
+        download: may a hub id be fetched when it is not in the local cache?
 
     Raises:
         UserError: there is no such checkpoint, or it would have to be downloaded and that was not asked for.
     """
+    if file := single_file(source):
+        return file
     located = locate(source, download=download)
     sibling = located.folder.parent / "student"
     return PartFolders(located, sibling if source.startswith("zoo:") and sibling.is_dir() else None)

@@ -14,7 +14,8 @@ from typing import Any
 from edgefusion.models.card import CARD_FILE, StudentCard
 from edgefusion.models.family import family_of
 from edgefusion.models.layout import LICENSE_FILES, Config, read_json
-from edgefusion.models.parts import PartFolders, part_folders, part_weights
+from edgefusion.models.parts import PartFolders, find_parts, part_weights
+from edgefusion.models.single_file import SingleFile
 from edgefusion.models.weights import read_header
 from edgefusion.spec.errors import UserError
 
@@ -49,11 +50,15 @@ def save_checkpoint(
     Raises:
         UserError: the folder is taken or cannot be written, the disk is full, or `parts_from` lacks a part.
     """
-    place = part_folders(parts_from, download=download)
+    place = find_parts(parts_from, download=download)
     scheduler = scheduler_config or place.config("scheduler")
     with new_folder(folder, overwrite=overwrite) as work:
         for part in COPIED:
-            _copy_part(place, part, work)
+            if part in OPTIONAL and not place.has(part):
+                continue
+            place.write(part, work / part)
+            if part.startswith("text_encoder"):
+                _prefix_text_encoder(work / part)
         _save_unet(unet, work / "unet")
         _write_json(work / "scheduler" / "scheduler_config.json", scheduler)
         _write_json(work / "model_index.json", _model_index(dict(unet.config), scheduler, place))
@@ -110,37 +115,19 @@ def _settle(work: Path) -> None:
                 os.fsync(stream.fileno())
 
 
-def _copy_part(place: PartFolders, part: str, work: Path) -> None:
-    if part in OPTIONAL and not place.has(part):
-        return
-    source, target = place.folder(part), work / part
-    target.mkdir()
-    for path in sorted([*source.glob("*.json"), *source.glob("*.txt")]):
-        if not path.name.endswith(".index.json"):
-            shutil.copyfile(path, target / path.name)
-    if part.startswith("tokenizer"):
-        return
-    weights = part_weights(source, part)
-    if part.startswith("text_encoder"):
-        _copy_text_encoder(weights, target)
-        return
-    for path in weights:
-        shutil.copyfile(path, target / path.name.replace(".fp16.", "."))
-    for index in source.glob("*.safetensors.index.json") if len(weights) > 1 else ():
-        shutil.copyfile(index, target / index.name)
-
-
-def _copy_text_encoder(weights: list[Path], target: Path) -> None:
-    whole = "model.safetensors"
-    if len(weights) == 1 and any(name.startswith("text_model.") for name in read_header(weights[0])):
-        shutil.copyfile(weights[0], target / whole)
-        return
+def _prefix_text_encoder(folder: Path) -> None:
+    """One file model.safetensors with names text_model.…, whatever was there."""
     from safetensors.torch import load_file, save_file
 
-    state = {name: value for path in weights for name, value in load_file(path).items()}
+    whole, weights = folder / "model.safetensors", part_weights(folder, folder.name)
     outside = ("text_model.", "text_projection.")
+    if weights == [whole] and all(name.startswith(outside) for name in read_header(whole)):
+        return
+    state = {name: value.clone() for path in weights for name, value in load_file(path).items()}
+    for path in [*weights, *folder.glob("*.safetensors.index.json")]:
+        path.unlink()
     prefixed = {name if name.startswith(outside) else f"text_model.{name}": value for name, value in state.items()}
-    save_file(prefixed, target / whole, metadata={"format": "pt"})
+    save_file(prefixed, whole, metadata={"format": "pt"})
 
 
 def _save_unet(unet: Any, folder: Path) -> None:
@@ -149,15 +136,17 @@ def _save_unet(unet: Any, folder: Path) -> None:
     _write_json(folder / "config.json", {key: value for key, value in config.items() if key != "_name_or_path"})
 
 
-def _copy_papers(place: PartFolders, work: Path) -> None:
-    """Card and licence."""
+def _copy_papers(place: PartFolders | SingleFile, work: Path) -> None:
+    """Card and licence; a single file has none."""
+    if isinstance(place, SingleFile):
+        return
     for folder in (place.located.folder, place.shared):
         for name in (CARD_FILE, *LICENSE_FILES):
             if folder is not None and (folder / name).is_file() and not (work / name).exists():
                 shutil.copyfile(folder / name, work / name)
 
 
-def _model_index(unet: Config, scheduler: Config, place: PartFolders) -> Config:
+def _model_index(unet: Config, scheduler: Config, place: PartFolders | SingleFile) -> Config:
     import diffusers
 
     index: Config = {
@@ -174,7 +163,7 @@ def _model_index(unet: Config, scheduler: Config, place: PartFolders) -> Config:
         return {"_class_name": "StableDiffusionXLPipeline", **index} | {
             "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
             "tokenizer_2": ["transformers", "CLIPTokenizer"],
-            "force_zeros_for_empty_prompt": place.index().get("force_zeros_for_empty_prompt", True),
+            "force_zeros_for_empty_prompt": place.index.get("force_zeros_for_empty_prompt", True),
         }
     lcm = scheduler["_class_name"] == "LCMScheduler" and unet.get("time_cond_proj_dim") is not None
     name = "LatentConsistencyModelPipeline" if lcm else "StableDiffusionPipeline"

@@ -7,12 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgefusion.models.checkpoint import build_module, load_weights, quiet_libraries
 from edgefusion.models.family import Family, family_of
 from edgefusion.models.layout import Config
-from edgefusion.models.parts import PartFolders, part_folders, part_weights
+from edgefusion.models.parts import find_parts
 from edgefusion.models.saving import save_checkpoint
-from edgefusion.spec.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,7 +92,8 @@ def load_parts(source: str, *, download: bool = False, only: Collection[str] | N
     """Load a checkpoint for training.
 
     Args:
-        source: a diffusers folder, a hub id `owner/name` in the local cache, or `zoo:NAME` or `zoo:NAME/MODEL`.
+        source: a diffusers folder, a hub id `owner/name` in the local cache, `zoo:NAME` or `zoo:NAME/MODEL`, or a
+            single .safetensors file with Stability's names (SD 1.x, 2.x, SDXL base).
         download: may a hub id be fetched when it is not in the cache?
         only: names of PARTS to load; all of them without it. Text encoders come with their tokenizers.
 
@@ -104,40 +103,21 @@ def load_parts(source: str, *, download: bool = False, only: Collection[str] | N
     wanted = set(PARTS if only is None else only)
     if unknown := wanted - set(PARTS):
         raise ValueError(f"unknown parts {sorted(unknown)}; there are {PARTS}")
-    place = part_folders(source, download=download)
-    unet = _module(place, "unet") if "unet" in wanted else None
-    family = family_of(place.config("unet"), str(place.folder("unet")))
+    place = find_parts(source, download=download)
+    unet = place.module("unet") if "unet" in wanted else None
+    family = family_of(place.config("unet"), place.source)
     numbers = ("", "_2") if family == "sdxl" else ("",)
     texts = [f"text_encoder{n}" for n in numbers] if "text_encoders" in wanted else []
     tokenizers = [f"tokenizer{n}" for n in numbers] if wanted & {"tokenizers", "text_encoders"} else []
     return Parts(
         family=family,
         unet=unet,
-        vae=_module(place, "vae") if "vae" in wanted else None,
-        text_encoders=tuple(_module(place, name) for name in texts),
-        tokenizers=tuple(_tokenizer(place, name) for name in tokenizers),
+        vae=place.module("vae") if "vae" in wanted else None,
+        text_encoders=tuple(place.module(name) for name in texts),
+        tokenizers=tuple(place.tokenizer(name) for name in tokenizers),
         scheduler_config=place.config("scheduler"),
         source=place.source,
     )
-
-
-def _module(place: PartFolders, part: str) -> Any:
-    files = part_weights(place.folder(part), part)
-    return load_weights(build_module(place.config(part), place.folder(part) / "config.json", empty=True), files)
-
-
-def _tokenizer(place: PartFolders, name: str) -> Any:
-    from transformers import CLIPTokenizer
-
-    folder = place.folder(name)
-    try:
-        with quiet_libraries():
-            return CLIPTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"no tokenizer can be read here: {reason}.", where=str(folder), remedy="Copy the checkpoint again."
-        ) from error
 
 
 def _token_ids(tokenizer: Any, captions: list[str], most: int) -> torch.Tensor:

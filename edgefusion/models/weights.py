@@ -53,12 +53,7 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         UserError: the file is no safetensors file, or is shorter or longer than its header says.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start == b"version ":
-            raise UserError("is a git-lfs pointer, not the weights.", where=str(path), remedy="Run: git lfs pull")
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MOST_HEADER_BYTES + 1
-        text = file.read(length) if length <= min(size, MOST_HEADER_BYTES) else b""
+    length, text = _header_text(path)
     try:
         header = json.loads(text)
         rows = {name: row for name, row in header.items() if name != "__metadata__"}
@@ -69,6 +64,23 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     if size != end:
         raise _damaged(path, f"it has {size} bytes, its header says {end}")
     return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file whose header has been read says about itself (`__metadata__`); empty where it says nothing."""
+    data = json.loads(_header_text(path)[1]).get("__metadata__", {})
+    return {str(key): str(value) for key, value in data.items()}
+
+
+def _header_text(path: Path) -> tuple[int, bytes]:
+    """Length of the header as the file tells it, and the header; empty where that length cannot be."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise UserError("is a git-lfs pointer, not the weights.", where=str(path), remedy="Run: git lfs pull")
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else MOST_HEADER_BYTES + 1
+        return length, file.read(length) if length <= min(size, MOST_HEADER_BYTES) else b""
 
 
 def _shards(index: Path) -> list[Path]:
