@@ -7,6 +7,8 @@ tool is let at them; of CLIP's only the safetensors file is taken.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,12 @@ def measure(metric: str, made: Path, reference: Path | None, captions: dict[str,
     Raises:
         UserError: the weights are not only weights, or FID has no reference.
     """
-    if metric == FID:
-        return {"value": _fid(made, reference, device), "tool": "pytorch-fid"}
-    if metric == INCEPTION_SCORE:
-        return {**_inception_score(made, device), "tool": "torch-fidelity"}
-    return {"value": _clip_score(made, captions, device), "tool": "open_clip", "pictures": len(captions)}
+    with contextlib.redirect_stdout(sys.stderr):  # the tools print; our standard output is the record
+        if metric == FID:
+            return {"value": _fid(made, reference, device), "tool": "pytorch-fid"}
+        if metric == INCEPTION_SCORE:
+            return {**_inception_score(made, device), "tool": "torch-fidelity"}
+        return {"value": _clip_score(made, captions, device), "tool": "open_clip", "pictures": len(captions)}
 
 
 def _fid(made: Path, reference: Path | None, device: str) -> float:
