@@ -36,12 +36,12 @@ class Filters(Strict):
 
 
 class Duplicates(Strict):
-    """Same pixels; or a pHash within `hamming` bits of 64 and a mean difference of 4×4 colours within `colour`."""
+    """Same pixels; or a pHash within `hamming` bits of 64 and no cell of 8×8 mean colours further than `colour`."""
 
     exact: bool = True
     near: bool = True
     hamming: int = Field(default=6, ge=0, le=15)
-    colour: float = Field(default=16.0, ge=0, le=255, description="of 255; pHash itself is blind to colour")
+    colour: int = Field(default=12, ge=0, le=255, description="of 255; pHash itself is blind to colour")
 
 
 class Crop(Strict):

@@ -1,7 +1,7 @@
 """The first pass: every picture opened once, and what the verdicts need of it written down, one line a picture.
 
 `scan.jsonl` only grows; interrupted, the next run reads it and goes on with the first picture not in it. Of each
-picture about a third of a kilobyte is kept in memory, never its pixels.
+picture about a kilobyte is kept in memory, never its pixels.
 """
 
 from __future__ import annotations
