@@ -102,7 +102,7 @@ def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
         raise UserError("the U-Net has no LoRA adapters to save.", where="lora", remedy="Train with LoRA.")
     layers = {name: value.detach().cpu().contiguous() for name, value in get_peft_model_state_dict(unet).items()}
     meta = unet.peft_config["default"].to_dict()
-    meta["target_modules"] = sorted(meta["target_modules"])  # a set there
+    meta["target_modules"] = sorted(meta["target_modules"])  # a set there, in no order
     with tempfile.TemporaryDirectory() as work:
         StableDiffusionPipeline.save_lora_weights(work, unet_lora_layers=layers, unet_lora_adapter_metadata=meta)
         content = (Path(work) / FILE).read_bytes()
