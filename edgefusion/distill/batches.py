@@ -26,8 +26,11 @@ class Source(Protocol):
     also pooled [P] and time_ids [6]. `null`: text [1, L, D], of SDXL also pooled [1, P], of the empty caption.
     """
 
-    scaling_factor: float
-    null: Sample
+    @property
+    def scaling_factor(self) -> float: ...
+
+    @property
+    def null(self) -> Sample: ...
 
     def __len__(self) -> int: ...
 

@@ -8,7 +8,7 @@ draw their own batches. Both keep their state in safetensors, never pickle.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,7 @@ def train(
     folder: Path,
     *,
     on_step: Sequence[OnStep] = (),
+    about: Mapping[str, object] | None = None,
     workers: int = 0,
     show: bool = True,
 ) -> int:
@@ -48,6 +49,7 @@ def train(
     Args:
         folder: gets `checkpoints/`, `losses.csv` and, with tensorboard installed, `tensorboard/`.
         on_step: called by the main process after each step with the number of steps done and the run's State.
+        about: what else must be the same when a run goes on (teacher, losses, …); written into the checkpoints.
         workers: processes that read the source ahead.
 
     Returns:
@@ -62,9 +64,7 @@ def train(
     wrapped, state = _prepared(objective, plan, processes)
     micro = plan.accumulation * processes.count
     identity = {"seed": plan.seed, "batch": plan.batch, "micro-batches per step": micro, "pictures": len(source)}
-    checkpoints = Checkpoints(
-        folder / "checkpoints", plan.checkpoints_kept, identity | {"precision": plan.mixed_precision}
-    )
+    checkpoints = Checkpoints(folder / "checkpoints", plan.checkpoints_kept, identity | dict(about or {}))
     start = _resume(state, checkpoints, processes)
     step = _Step(wrapped, state, plan, processes, objective.label)
     batches = _batches(source, plan, processes, micro, start, workers)

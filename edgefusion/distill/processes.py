@@ -25,6 +25,7 @@ class Processes:
     def __init__(self, mixed_precision: str, accumulation: int) -> None:
         try:
             from accelerate import Accelerator
+            from accelerate.state import AcceleratorState
             from accelerate.utils import DistributedDataParallelKwargs
         except ImportError as error:
             raise UserError(
@@ -36,18 +37,20 @@ class Processes:
         )
         import torch
 
+        cpu = not torch.accelerator.is_available()
+        if mixed_precision == "fp16" and cpu:  # Accelerate would train in float32 then, and not say so
+            raise UserError(
+                "a CPU does not train in fp16.",
+                where="mixed_precision",
+                remedy="Give --mixed-precision no, or bf16.",
+            )
+        AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
         self._accelerator: Any = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # said explicitly, or processes without a GPU do not find gloo
+            cpu=cpu,  # said explicitly, or processes without a GPU do not find gloo
             mixed_precision=mixed_precision,
             gradient_accumulation_steps=accumulation,
             kwargs_handlers=[ddp],
         )
-        if mixed_precision == "fp16" and self._accelerator.scaler is None:  # Accelerate would train in float32 then
-            raise UserError(
-                f"this device ({self._accelerator.device}) does not train in fp16.",
-                where="mixed_precision",
-                remedy="Give --mixed-precision no, or bf16.",
-            )
         self._half = mixed_precision
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
