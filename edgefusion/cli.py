@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
     "report": Verb("edgefusion.report.command:main", "Make the tables of Markdown files anew from the records."),
+    "compress": Verb("edgefusion.compress.command:main", "Cut a student out of a checkpoint, its weights inherited."),
     "distill": Verb("edgefusion.distill.command:app", "Teach a student: features, few steps, a decoder, a concept."),
     "evaluate": Verb("edgefusion.evaluate.command:app", "Take figures of pictures or of a checkpoint (needs torch)."),
     "data": Verb("edgefusion.data.command:app", "Choose, crop, caption, draw and cache training pictures."),

@@ -35,13 +35,7 @@ def student_config(teacher: dict[str, Any], student: Student) -> dict[str, Any]:
     Raises:
         UserError: the teacher is of another family, or lacks a stage, resnet, attention or layer that is kept.
     """
-    family = family_of(teacher, "the teacher")
-    if family not in student.families:
-        raise UserError(
-            f"The student is made for {' and '.join(NAMES[name] for name in student.families)}; the teacher is "
-            f"{NAMES[family]}.",
-            remedy=REMEDY,
-        )
+    check_family(teacher, student)
     depths = _kept_depths(teacher, student)
     config = {key: value for key, value in teacher.items() if not key.startswith("_")}
     stages = [stage.stage for stage in student.down]
@@ -54,6 +48,17 @@ def student_config(teacher: dict[str, Any], student: Student) -> dict[str, Any]:
     config["layers_per_block"] = layers[0] if len(set(layers)) == 1 else tuple(layers)
     config["mid_block_type"] = MID_TYPES[student.mid.block]
     return config | written(depths)
+
+
+def check_family(teacher: dict[str, Any], student: Student) -> None:
+    """A UserError if a teacher with U-Net config `teacher` is of a family that `student` is not made for."""
+    family = family_of(teacher, "the teacher")
+    if family not in student.families:
+        raise UserError(
+            f"The student is made for {' and '.join(NAMES[name] for name in student.families)}; the teacher is "
+            f"{NAMES[family]}.",
+            remedy=REMEDY,
+        )
 
 
 def build_student(teacher: UNet2DConditionModel, student: Student) -> UNet2DConditionModel:

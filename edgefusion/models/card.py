@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.strict import Strict, validate
+from edgefusion.students.spec import Family, Figures, Kept
 
 CARD_FILE = "edgefusion.json"
 
@@ -33,6 +34,20 @@ class GuidanceRange(Strict):
         return self
 
 
+class Compression(Strict):
+    """What `edgefusion compress` took away, and from what; counts are of one forward pass, batch 1, no guidance."""
+
+    teacher: str = Field(description="source of the U-Net that was cut, never a path")
+    family: Family
+    kept: Kept = Field(description="by the indices of the whole U-Net of the family")
+    removed: tuple[str, ...] = Field(description="modules of `teacher` that are gone")
+    before: Figures
+    after: Figures
+    guidance_dim: int | None = Field(default=None, description="width of the new, untrained guidance embedding")
+    stage: str | None = Field(default=None, description="stage of a schedule of progressive removal")
+    taught_by: str | None = Field(default=None, description="teacher that the schedule names for training this stage")
+
+
 class StudentCard(Strict):
     """The whole of edgefusion.json; every key may be left out."""
 
@@ -41,6 +56,7 @@ class StudentCard(Strict):
     attribution: tuple[str, ...] = Field(default=(), description="lines that must travel with the weights")
     guidance: GuidanceRange = Field(default_factory=GuidanceRange)
     default_prompt: str = Field(default="a red apple", description="prompt of the golden picture")
+    compressed: Compression | None = None
 
 
 def read_card(folder: Path) -> StudentCard:

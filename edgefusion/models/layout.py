@@ -98,7 +98,7 @@ def read_layout(located: Located, decoder: str = "auto") -> Layout:
         scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json", REMEDY),
         tokenizer=folder / "tokenizer",
         card=card,
-        license=card.license or _readme_license(folder) or "unknown",
+        license=card.license or readme_license(folder) or "unknown",
         license_file=next((folder / name for name in LICENSE_FILES if (folder / name).is_file()), None),
     )
 
@@ -174,7 +174,7 @@ def _check_decoder(folder: Path, config: Config) -> None:
         raise _wrong(folder / "config.json", f"shift_factor = {config['shift_factor']}, Stable Diffusion has none")
 
 
-def _readme_license(folder: Path) -> str | None:
+def readme_license(folder: Path) -> str | None:
     """`license:` from the front matter of the README, as the hub keeps it."""
     readme = folder / "README.md"
     lines = readme.read_text(encoding="utf-8", errors="replace").splitlines() if readme.is_file() else []

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgefusion.models.card import CARD_FILE, StudentCard, read_card
 from edgefusion.models.checkpoint import build_module, load_weights, quiet_libraries
-from edgefusion.models.layout import Config, read_json
+from edgefusion.models.layout import Config, read_json, readme_license
 from edgefusion.models.locate import Located, locate
 from edgefusion.models.single_file import SingleFile, single_file
 from edgefusion.models.weights import weight_files
@@ -49,6 +50,14 @@ class PartFolders:
         """Content of model_index.json; empty where there is none."""
         path = self.located.folder / "model_index.json"
         return read_json(path, REMEDY) if path.is_file() else {}
+
+    @property
+    def card(self) -> StudentCard:
+        """What the folder says about itself; of a zoo model without a card, what its family's student says of both."""
+        card = read_card(self.located.folder)
+        if self.shared is not None and not (self.located.folder / CARD_FILE).is_file():
+            card = read_card(self.shared).model_copy(update={"student": None, "compressed": None})
+        return card.model_copy(update={"license": card.license or readme_license(self.located.folder)})
 
     def config(self, part: str) -> Config:
         """The configuration of a part."""

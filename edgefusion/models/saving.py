@@ -62,9 +62,9 @@ def save_checkpoint(
         _save_unet(unet, work / "unet")
         _write_json(work / "scheduler" / "scheduler_config.json", scheduler)
         _write_json(work / "model_index.json", _model_index(dict(unet.config), scheduler, place))
-        _copy_papers(place, work)
-        if card is not None:
-            _write_json(work / CARD_FILE, card.model_dump(mode="json", exclude_defaults=True))
+        _copy_license(place, work)
+        if says := (card or place.card).model_dump(mode="json", exclude_defaults=True):
+            _write_json(work / CARD_FILE, says)
     return folder
 
 
@@ -136,12 +136,10 @@ def _save_unet(unet: Any, folder: Path) -> None:
     _write_json(folder / "config.json", {key: value for key, value in config.items() if key != "_name_or_path"})
 
 
-def _copy_papers(place: PartFolders | SingleFile, work: Path) -> None:
-    """Card and licence; a single file has none."""
-    if isinstance(place, SingleFile):
-        return
-    for folder in (place.located.folder, place.shared):
-        for name in (CARD_FILE, *LICENSE_FILES):
+def _copy_license(place: PartFolders | SingleFile, work: Path) -> None:
+    folders = [] if isinstance(place, SingleFile) else [place.located.folder, place.shared]
+    for folder in folders:
+        for name in LICENSE_FILES:
             if folder is not None and (folder / name).is_file() and not (work / name).exists():
                 shutil.copyfile(folder / name, work / name)
 

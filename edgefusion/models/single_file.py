@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefusion.models import reference
+from edgefusion.models.card import StudentCard
 from edgefusion.models.checkpoint import build_module, load_state, quiet_libraries
 from edgefusion.models.layout import Config
 from edgefusion.models.locate import ZOO
@@ -76,6 +77,11 @@ class SingleFile:
         if family is None:
             raise self._wrong("its text encoder is missing or of another kind")
         return family if family != "sd2" else self._which_sd2()
+
+    @property
+    def card(self) -> StudentCard:
+        """An empty card: such a file says nothing of its licence."""
+        return StudentCard()
 
     @property
     def index(self) -> Config:

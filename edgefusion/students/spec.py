@@ -71,16 +71,21 @@ class Figures(Strict):
     attention_macs: int = Field(description="those of the attention's two matrix products")
 
 
-class Student(Strict):
+class Kept(Strict):
+    """What is kept of a U-Net."""
+
+    down: tuple[Stage, ...] = Field(min_length=1, description="from the outermost (largest) to the innermost")
+    mid: Mid
+    up: tuple[Stage, ...] = Field(min_length=1, description="from the innermost to the outermost")
+
+
+class Student(Kept):
     """A U-Net with parts removed, relative to its teacher."""
 
     schema_version: Literal[1]
     summary: str
     source: str
     families: tuple[Family, ...] = Field(min_length=1, description="what its teacher may be")
-    down: tuple[Stage, ...] = Field(min_length=1, description="from the outermost (largest) to the innermost")
-    mid: Mid
-    up: tuple[Stage, ...] = Field(min_length=1, description="from the innermost to the outermost")
     taps: dict[str, str] = Field(description="student module → teacher module whose outputs the feature loss compares")
     tap_weights: dict[str, float] = Field(default={}, description="student module of a tap → its weight, 1 without it")
     loss: Loss = Loss()
