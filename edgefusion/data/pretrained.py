@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ def load_pretrained(auto: Any, model_id: str, *, download: bool, device: str) ->
     require_torch()
     place: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
     try:
-        with quiet_libraries():
+        with quiet_libraries(), _no_bars():
             model = auto.from_pretrained(model_id, use_safetensors=True, **place)
             processor = _processor(model_id, place)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -37,6 +39,20 @@ def load_pretrained(auto: Any, model_id: str, *, download: bool, device: str) ->
             exit_code=4,
         ) from error
     return model.eval().requires_grad_(False).to(device), processor
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _processor(model_id: str, place: dict[str, Any]) -> Any:
