@@ -17,6 +17,8 @@ from edgefusion.spec.strict import Strict
 if TYPE_CHECKING:
     import torch
 
+    from edgefusion.models.parts import PartFolders
+    from edgefusion.models.single_file import SingleFile
     from edgefusion.models.training import Parts
 
 Solver = Literal["lcm", "ddim", "pndm"]
@@ -110,19 +112,19 @@ def fingerprint(parts: Parts) -> str:
     return digest.hexdigest()
 
 
-def with_tiny_decoder(parts: Parts, folder: Any) -> Parts:
-    """The same parts with vae_tiny/ of a diffusers folder for a decoder.
+def with_tiny_decoder(parts: Parts, place: PartFolders | SingleFile) -> Parts:
+    """The same parts with vae_tiny/ for a decoder.
+
+    Args:
+        place: where the parts are.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no vae_tiny/.
     """
-    from diffusers import AutoencoderTiny
-
-    if not (folder / "vae_tiny" / "config.json").is_file():
+    if not place.has("vae_tiny"):
         raise UserError(
             "there is no vae_tiny/ in this checkpoint.",
             where=f"--decoder tiny: {parts.source}",
             remedy="Distil one with `edgefusion distill decoder`, or say --decoder kl.",
         )
-    tiny = AutoencoderTiny.from_pretrained(folder / "vae_tiny", use_safetensors=True)
-    return dataclasses.replace(parts, vae=tiny.float().requires_grad_(False).eval())
+    return dataclasses.replace(parts, vae=place.module("vae_tiny"))

@@ -121,13 +121,12 @@ def of_protocol(
 def default_guidance(checkpoint: str, *, download: bool = False) -> tuple[float, bool]:
     """(its card's default guidance scale, whether it is a two-step student: it has a guidance embedding, or its
     scheduler is LCM's)."""
-    from edgefusion.models.card import read_card
-    from edgefusion.models.parts import part_folders
+    from edgefusion.models.parts import find_parts
 
-    place = part_folders(checkpoint, download=download)
+    place = find_parts(checkpoint, download=download)
     lcm = place.config("scheduler").get("_class_name") == "LCMScheduler"
     embedded = place.config("unet").get("time_cond_proj_dim") is not None
-    return read_card(place.located.folder).guidance.default_scale, lcm or embedded
+    return place.card.guidance.default_scale, lcm or embedded
 
 
 def plain_name(checkpoint: str) -> str:
@@ -139,12 +138,12 @@ def _drawn(
     checkpoint: str, prompts: Prompts, drawing: Drawing, sampling: Sampling, name: str
 ) -> tuple[list[Path], dict[str, Any]]:
     """Pictures of a checkpoint in `out`/`name`, and the settings they were made with."""
-    from edgefusion.models.parts import part_folders
+    from edgefusion.models.parts import find_parts
     from edgefusion.models.training import load_parts
 
     parts = load_parts(checkpoint, download=drawing.download)
     if drawing.decoder == "tiny" and name != "teacher":
-        parts = with_tiny_decoder(parts, part_folders(checkpoint).located.folder)
+        parts = with_tiny_decoder(parts, find_parts(checkpoint, download=drawing.download))
     artist = Artist(parts, sampling, drawing.device)
     settings = settings_of(artist, prompts, drawing.seed)
     paths = generate(
