@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -223,24 +222,20 @@ def test_what_does_not_fit_is_told(vae: AutoencoderKL, tmp_path: Path) -> None:
         save_tiny(tmp_path, tiny, card_of(tiny, TinyPlan(**SMALL), "zoo:tiny", 1))
 
 
-def test_a_failed_write_leaves_the_decoder_that_was_there(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_decoder_that_was_there(checkpoint: Path, tmp_path: Path) -> None:
+    import resource
+
     folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     plan = TinyPlan(**SMALL)
     tiny = new_tiny(plan)
     save_tiny(folder, tiny, card_of(tiny, plan, "zoo:tiny", 1))
     before = {path.name: path.read_bytes() for path in (folder / "vae_tiny").iterdir()}
-    honest = os.replace
-
-    def full(source: Path, target: Path) -> None:
-        if Path(target).name == "vae_tiny":
-            monkeypatch.undo()  # only this once: what follows is the way back
-            raise OSError(28, "No space left on device")
-        honest(source, target)
-
-    monkeypatch.setattr("edgefusion.distill.decoder.os.replace", full)
-    with pytest.raises(UserError, match="No space left"):
-        save_tiny(folder, new_tiny(plan, seed=2), card_of(tiny, plan, "zoo:tiny", 2))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # less than the weights
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            save_tiny(folder, new_tiny(plan, seed=2), card_of(tiny, plan, "zoo:tiny", 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path.name: path.read_bytes() for path in (folder / "vae_tiny").iterdir()} == before
     assert sorted(p.name for p in folder.glob("*vae*")) == ["vae", "vae_tiny"]

@@ -10,14 +10,13 @@ neither `encode` nor `decode` uses them.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from edgefusion.models.saving import new_folder
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.strict import Strict
@@ -158,6 +157,7 @@ class DecoderDistillation:
         if plan.perceptual and self.perceptual is not None:
             terms["perceptual"] = plan.perceptual * self.perceptual(x, y).mean()
         if plan.encoder:
+            self.tiny.encoder.gradient_checkpointing = False  # with it diffusers' EncoderTiny leaves out its scaling
             terms["latents"] = F.mse_loss(self.tiny.encode(x, return_dict=False)[0].float(), z0)
         return terms
 
@@ -182,7 +182,8 @@ def kl_pictures(vae: AutoencoderKL, z: torch.Tensor, *, batch: int = 4) -> torch
     import torch
 
     with torch.autocast(z.device.type, enabled=torch.is_autocast_enabled() and not vae.config.force_upcast):
-        parts = [vae.decode(part, return_dict=False)[0] for part in (z / vae.config.scaling_factor).split(batch)]
+        latents = (z / vae.config.scaling_factor).to(vae.dtype)
+        parts = [vae.decode(part, return_dict=False)[0] for part in latents.split(batch)]
     return torch.cat(parts).float().clamp(-1, 1)
 
 
@@ -215,27 +216,10 @@ def save_tiny(checkpoint: Path, tiny: AutoencoderTiny, card: TinyCard) -> Path:
             where=str(checkpoint),
             remedy="Give the diffusers folder the decoder is for.",
         )
-    folder, fresh, old = (checkpoint / name for name in (FOLDER, f".{FOLDER}.new", f".{FOLDER}.old"))
-    try:
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        tiny.save_pretrained(fresh)
-        write_whole(fresh / CARD, (card.model_dump_json(indent=1) + "\n").encode("utf-8"))
-        if folder.is_dir():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except Exception as error:
-        if old.is_dir() and not folder.is_dir():
-            os.replace(old, folder)
-        shutil.rmtree(fresh, ignore_errors=True)
-        if isinstance(error, UserError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(
-            f"cannot be written: {reason}.", where=str(folder), remedy="Check the folder, its rights and free space."
-        ) from error
-    return folder
+    with new_folder(checkpoint / FOLDER, overwrite=True) as work:
+        tiny.save_pretrained(work)
+        write_whole(work / CARD, (card.model_dump_json(indent=1) + "\n").encode("utf-8"))
+    return checkpoint / FOLDER
 
 
 def card_of(tiny: AutoencoderTiny, plan: TinyPlan, teacher: str, steps: int, **facts: Any) -> TinyCard:
