@@ -45,6 +45,12 @@ def write_tiny_teacher(folder: Path, family: str = "sd1", *, seed: int = 0, imag
     return folder
 
 
+def tiny_unet_config(family: str, image_px: int = 64) -> Config:
+    """The U-Net configuration of a tiny teacher."""
+    config = reference_config(family, "unet")
+    return {**config, **_narrow_unet(config, image_px, family)}
+
+
 def _narrow(part: str, config: Config, image_px: int, family: str) -> Config:
     if part == "vae":
         widths = {"block_out_channels": [8, 8, 8, 16], "layers_per_block": 1, "norm_num_groups": 4}
