@@ -41,7 +41,7 @@ class Duplicates(Strict):
     exact: bool = True
     near: bool = True
     hamming: int = Field(default=6, ge=0, le=15)
-    colour: int = Field(default=12, ge=0, le=255, description="of 255; pHash itself is blind to colour")
+    colour: int = Field(default=20, ge=0, le=255, description="of 255; pHash itself is blind to colour")
 
 
 class Crop(Strict):
