@@ -62,7 +62,7 @@ def test_a_folder_becomes_latents_of_centre_squares(parts: Parts, pictures: Path
     source = instance_source(parts, pictures, "a red apple")
     assert len(source) == 3 and source.scaling_factor == parts.scaling_factor
     cut = Image.open(pictures / "a.png").convert("RGB").crop((0, 16, 64, 80))
-    torch.testing.assert_close(source[0]["moments"], parts.encode_pictures(np.asarray(cut)[None])[0])
+    torch.testing.assert_close(source[0]["moments"], parts.encode_pictures(np.array(cut)[None])[0])
     text, _ = parts.encode_prompts(["a red apple", ""])
     assert torch.equal(source[2]["text"], text[0]) and torch.equal(source.null["text"][0], text[1])
     flipped = instance_source(parts, pictures, "a red apple", flip=True)

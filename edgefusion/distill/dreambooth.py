@@ -4,9 +4,11 @@ The diffusion loss on the new pictures, and, so that the class is not forgotten 
 of the class that the model drew itself before. The text encoder stays as it is: a personalised student differs from
 its sibling in U-Net weights only (or in a LoRA file), and one cache of text states serves both.
 
-Few-step students are refused. Their U-Net answers with the end of the sampling path, the diffusion loss asks for the
-mean of all pictures that the noise may hide; at two steps that mean is what one would see, a blur. Personalise the
-many-step student, and distil it again; or train LoRA there and load the file into the few-step student.
+Few-step (LCM) students are refused. Their U-Net answers at every timestep with the end of the sampling path; the
+diffusion loss asks for the mean E[z_0 | z_t] instead, which at the first of two steps, where z_t is noise, is the mean
+of all pictures the caption allows. So the more such a student learns, the more its two-step pictures become averages
+(of one picture for a caption that has one only, of the whole class for the class caption). Personalise the many-step
+student, and run its consistency distillation afterwards.
 """
 
 from __future__ import annotations

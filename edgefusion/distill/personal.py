@@ -134,8 +134,8 @@ def refuse_few_step(unet: torch.nn.Module) -> None:
     """A UserError where `unet` is a few-step (LCM) student, told by its guidance embedding."""
     if getattr(unet, "config", {}).get("time_cond_proj_dim") is not None:
         raise UserError(
-            "this is a few-step student (it has a guidance embedding); the diffusion loss would turn its answers back "
-            "into those of a many-step model, and its two-step pictures would blur.",
+            "this is a few-step student (it has a guidance embedding); the diffusion loss would turn its answers into "
+            "those of a many-step model, and its two-step pictures into averages.",
             where="student",
             remedy="Personalise the many-step student, then run its consistency distillation (edgefusion distill lcm).",
         )
