@@ -103,6 +103,7 @@ def test_a_folder_that_diffusers_loads_and_whose_encoder_is_told_to_be_untrained
     assert not torch.allclose(changed, objective.tiny.decode(z).sample)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["tiny", "kl"])
 def test_export_takes_either_decoder(
     distilled: tuple[DecoderDistillation, list[float], float], checkpoint: Path, tmp_path: Path, decoder: str
