@@ -28,10 +28,12 @@ ROOT = Path(__file__).parent.parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")  # on a machine without GPUs: gloo
 
 
-def run(*words: str | Path, launch: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def run(
+    *words: str | Path, launch: tuple[str, ...] = (), script: str = "tiny_run.py"
+) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launch, str(ROOT / "tests" / "tiny_run.py"), *map(str, words)]
+    command = [sys.executable, *launch, str(ROOT / "tests" / script), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -74,6 +76,15 @@ def test_any_checkpoint_leads_to_the_same_end(tmp_path: Path, whole: Path, after
         assert torch.equal(parameter, end[f"average.{i}"])  # what a run gives is the average
 
 
+def test_tensorboard_gets_the_curve_where_it_is_installed(whole: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole / "tensorboard")).Reload()
+    seen = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert seen == [(row["step"], pytest.approx(row["loss"])) for row in read_log(whole)]
+
+
 def test_the_curve_is_learning_and_not_a_constant(whole: Path) -> None:
     rows = read_log(whole)
     assert [row["step"] for row in rows] == list(range(12))
@@ -100,6 +111,12 @@ def test_a_run_of_two_processes_can_be_finished_by_one(tmp_path: Path) -> None:
     objective = TinyRun()
     assert train(objective, source(), plan(accumulation=2), tmp_path, show=False) == 8
     assert len(read_log(tmp_path)) == 12
+
+
+def test_a_sharded_state_is_kept_whole_and_goes_on(tmp_path: Path) -> None:
+    """FSDP 2: the same file format as one process, resumed to the bit, and the end of one process's run."""
+    done = run(tmp_path, launch=TWO, script="tiny_sharded.py")
+    assert done.returncode == 0 and "same" in done.stdout, done.stderr[-2000:]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, whole: Path) -> None:

@@ -39,7 +39,8 @@ class Average:
         import torch
 
         with torch.no_grad():
-            torch._foreach_copy_([p.detach() for p in self.parameters], self.shadow)
+            for parameter, averaged in zip(self.parameters, self.shadow, strict=True):
+                parameter.copy_(averaged)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from edgefusion.distill.batches import Order, Source, batch_of, loader, mixed, n
 from edgefusion.distill.checkpoints import Checkpoints
 from edgefusion.distill.log import Log
 from edgefusion.distill.objective import Batch, Objective
-from edgefusion.distill.processes import Processes
+from edgefusion.distill.processes import Processes, gather
 from edgefusion.distill.progress import Report
 from edgefusion.distill.schedule import Optimisation, Schedule
 from edgefusion.distill.state import State, adamw, finite, trainable
@@ -85,6 +85,7 @@ def train(
                 for call in on_step:
                     call(done, state)
     state.average.copy_to_weights()
+    gather(objective.trained)
     objective.trained.eval()
     torch.cuda.empty_cache() if torch.cuda.is_available() else None
     return start

@@ -132,5 +132,16 @@ class Processes:
             self._accelerator.scaler.load_state_dict(notes["scaler"])
 
 
+def gather(module: torch.nn.Module) -> None:
+    """Puts whole parameters in the place of sharded ones (FSDP 2), so that the module can be saved; to be done by all
+    processes. Nothing happens to others."""
+    import torch
+
+    for inner in module.modules():
+        for name, value in list(inner.named_parameters(recurse=False)):
+            if hasattr(value, "full_tensor"):
+                setattr(inner, name, torch.nn.Parameter(_whole(value.detach()), value.requires_grad))
+
+
 def _whole(value: torch.Tensor) -> torch.Tensor:
     return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
