@@ -12,7 +12,7 @@ from edgefusion.compress.removed import removed_modules
 from edgefusion.compress.surgery import build_student, check_family, student_config, with_guidance_embedding
 from edgefusion.models.card import Compression, StudentCard
 from edgefusion.models.family import family_of
-from edgefusion.models.macs import count
+from edgefusion.models.macs import count_empty
 from edgefusion.models.parts import find_parts
 from edgefusion.models.reference import empty_unet
 from edgefusion.models.saving import save_checkpoint
@@ -86,7 +86,8 @@ def compress(
     _check_start(place.source, before, start)
     student = relative(cut.student, before) if before else cut.student
     after = {**student_config(config, student), "time_cond_proj_dim": guidance_dim or config.get("time_cond_proj_dim")}
-    removed = removed_modules(empty_unet(config).state_dict(), empty_unet(after).state_dict(), student)
+    whole, cut_down = empty_unet(config), empty_unet(after)
+    removed = removed_modules(whole.state_dict(), cut_down.state_dict(), student)
     if not removed and cut.stage is None:
         raise UserError(f"{cut.name} keeps all that is here: there is nothing to remove.", where=place.source)
     say(f"reading {place.source}")
@@ -98,8 +99,8 @@ def compress(
         family=family_of(config, place.source),
         kept=Kept(down=cut.student.down, mid=cut.student.mid, up=cut.student.up),
         removed=removed,
-        before=_figures(config),
-        after=_figures(after),
+        before=_figures(whole),
+        after=_figures(cut_down),
         guidance_dim=guidance_dim,
         stage=cut.stage,
         taught_by=cut.taught_by,
@@ -137,5 +138,5 @@ def _check_start(source: str, before: Kept | None, start: Student | None) -> Non
         )
 
 
-def _figures(config: dict[str, Any]) -> Figures:
-    return Figures(**count(config)._asdict())
+def _figures(unet: Any) -> Figures:
+    return Figures(**count_empty(unet)._asdict())

@@ -24,12 +24,17 @@ def count(config: dict[str, Any], *, tokens: int = 77) -> Counts:
         config: content of unet/config.json.
         tokens: length of the text.
     """
+    from edgefusion.models.reference import empty_unet
+
+    return count_empty(empty_unet(config), tokens=tokens)
+
+
+def count_empty(unet: Any, *, tokens: int = 77) -> Counts:
+    """The same of a U-Net that is on the meta device already."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from edgefusion.models.reference import empty_unet
-
-    unet = empty_unet(config)
+    config = dict(unet.config)
     size = config["sample_size"]
     height, width = size if isinstance(size, list | tuple) else (size, size)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
