@@ -10,6 +10,9 @@ from typing import Any
 from edgefusion.models.checkpoint import quiet_libraries, require_torch
 from edgefusion.spec.errors import UserError
 
+ONLY_HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+WANTED = ["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja"]
+
 
 def load_pretrained(auto: Any, model_id: str, *, download: bool, device: str) -> tuple[Any, Any]:
     """(model in evaluation mode on `device`, processor). Safetensors only; no code of the model's repository is run.
@@ -24,21 +27,35 @@ def load_pretrained(auto: Any, model_id: str, *, download: bool, device: str) ->
         UserError: it is not here, is a pickle, or is no model of that kind.
     """
     require_torch()
-    place: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
+    folder = _folder(model_id, download)
     try:
         with quiet_libraries(), _no_bars():
-            model = auto.from_pretrained(model_id, use_safetensors=True, **place)
-            processor = _processor(model_id, place)
+            model = auto.from_pretrained(folder, use_safetensors=True, **ONLY_HERE)
+            processor = _processor(folder)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        here = "a folder with a transformers model in safetensors"
         raise UserError(
             f"no model and processor for {auto.__name__} can be loaded: {reason}",
             where=model_id,
-            remedy=f"Give {here}." if Path(model_id).exists() or download else f"Give {here}, or add --download.",
-            exit_code=4,
+            remedy="Give a transformers model of that kind, in safetensors.",
         ) from error
     return model.eval().requires_grad_(False).to(device), processor
+
+
+def _folder(model_id: str, download: bool) -> str:
+    """The folder of a model; resolved here, because transformers asks the hub even for what must be local."""
+    if Path(model_id).is_dir():
+        return model_id
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return str(snapshot_download(model_id, allow_patterns=WANTED, local_files_only=not download))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        remedy = "Check the id and the network." if download else "Give a folder, or add --download to fetch it."
+        raise UserError(
+            "is neither a folder here nor in the local hub cache.", where=model_id, remedy=remedy, exit_code=4
+        ) from error
 
 
 @contextmanager
@@ -55,18 +72,19 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _processor(model_id: str, place: dict[str, Any]) -> Any:
+def _processor(folder: str) -> Any:
     """The model's processor; its picture processor and tokenizer side by side where there is no joint one."""
     from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
     from transformers.processing_utils import ProcessorMixin
 
     try:
-        processor = AutoProcessor.from_pretrained(model_id, **place)
+        processor = AutoProcessor.from_pretrained(folder, **ONLY_HERE)
     except (OSError, ValueError, KeyError):
         processor = None
     if isinstance(processor, ProcessorMixin):
         return processor
-    return Pair(AutoImageProcessor.from_pretrained(model_id, **place), AutoTokenizer.from_pretrained(model_id, **place))
+    pictures = AutoImageProcessor.from_pretrained(folder, **ONLY_HERE)
+    return Pair(pictures, AutoTokenizer.from_pretrained(folder, **ONLY_HERE))
 
 
 class Pair:
