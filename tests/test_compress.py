@@ -17,7 +17,7 @@ pytest.importorskip("diffusers")
 from diffusers import DiffusionPipeline, UNet2DConditionModel  # noqa: E402
 
 from edgefusion.compress.make import compress, cut_of_stage, cut_to  # noqa: E402
-from edgefusion.compress.progressive import load_schedule, relative  # noqa: E402
+from edgefusion.compress.progressive import load_schedule, relative, schedule_names  # noqa: E402
 from edgefusion.compress.surgery import build_student, inherited, student_config, with_guidance_embedding  # noqa: E402
 from edgefusion.models.parts import find_parts  # noqa: E402
 from edgefusion.models.reference import reference_config  # noqa: E402
@@ -272,6 +272,15 @@ def test_a_wrong_schedule_is_told_what_is_wrong(tmp_path: Path, was: str, become
     assert was in SCHEDULE
     with pytest.raises(UserError, match=says):
         load_schedule(path)
+
+
+def test_the_schedules_that_come_along_are_right() -> None:
+    assert schedule_names() == ["bk-edge", "segmind"]
+    for name in schedule_names():
+        plan, students = load_schedule(Path(name))
+        assert len(plan.stages) == len(students) > 2
+    with pytest.raises(UserError, match="No schedule 'segmnd'.*Known: bk-edge, segmind"):
+        load_schedule(Path("segmnd"))
 
 
 @pytest.fixture(scope="module")

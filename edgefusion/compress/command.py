@@ -22,7 +22,7 @@ def main(
     ] = None,
     student: Annotated[str | None, typer.Option(help="Name of a student, or the path of your own .toml.")] = None,
     schedule: Annotated[
-        Path | None, typer.Option(help="A .toml of stages (progressive removal), instead of --student.")
+        Path | None, typer.Option(help="Stages of progressive removal, by name or .toml, instead of --student.")
     ] = None,
     stage: Annotated[
         str | None, typer.Option(help="Stage of the schedule to make; without it, show the stages.")
@@ -49,7 +49,9 @@ def main(
 
       python -m edgefusion.compress ./sd-v1-5.safetensors --student edge --guidance-dim 256 --out build/edge
 
-      python -m edgefusion.compress ./stage-1-trained --schedule my.toml --stage second --out build/stage-2
+      python -m edgefusion.compress --schedule bk-edge
+
+      python -m edgefusion.compress ./pairs-trained --schedule bk-edge --stage innermost --out build/innermost
     """
     from edgefusion.compress import tables
 

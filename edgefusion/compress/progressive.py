@@ -16,6 +16,7 @@ from edgefusion.spec.strict import Strict, validate
 from edgefusion.spec.toml_file import read_toml
 from edgefusion.students.spec import Kept, Mid, Stage, Student, load_student
 
+FOLDER = Path(__file__).parent / "schedules"
 MID_RANK = {"none": 0, "resnet": 1, "attention": 2}
 
 
@@ -39,9 +40,13 @@ class Schedule(Strict):
 def load_schedule(path: Path) -> tuple[Schedule, list[Student]]:
     """A schedule and its students, checked: every stage keeps only what the one before has kept.
 
+    Args:
+        path: of a .toml, or the name of one that comes with edgefusion (schedules/NAME.toml).
+
     Raises:
         UserError: naming the stage and what it keeps that is gone, or the name that is taken twice.
     """
+    path = path if path.suffix == ".toml" else _shipped(str(path))
     schedule = validate(Schedule, read_toml(path), path)
     names = [stage.name for stage in schedule.stages]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -102,6 +107,18 @@ def _positions(kept: tuple[int, ...] | None, had: tuple[int, ...], where: str) -
         if index not in had:
             raise _gone(f"{where}.{index}")
     return tuple(had.index(index) for index in kept)
+
+
+def schedule_names() -> list[str]:
+    """The schedules that come with edgefusion."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def _shipped(name: str) -> Path:
+    if name not in schedule_names():
+        known = ", ".join(schedule_names())
+        raise UserError(f"No schedule {name!r}.", remedy=f"Known: {known}, or the path of a .toml.")
+    return FOLDER / f"{name}.toml"
 
 
 def _beside(student: str, schedule: Path) -> str:
