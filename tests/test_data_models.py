@@ -127,6 +127,44 @@ def test_an_encoder_decoder_without_a_joint_processor(tmp_path: Path) -> None:
     assert len(lines) == 2 and all(set(line.split()) <= set(WORDS) and line for line in lines)
 
 
+def test_a_chat_model_is_asked_in_its_own_template(tmp_path: Path) -> None:
+    """The question and the picture's place are in the prompt; the caption is only what follows."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    torch.manual_seed(3)
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    words = LlamaConfig(vocab_size=len(tokenizer), **NARROW, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**SEEING), text_config=words, image_token_index=image, vision_feature_layer=-1
+    )
+    model = LlavaForConditionalGeneration(config)
+    model.save_pretrained(tmp_path)
+    template = (
+        "{% for m in messages %}{% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image>{% else %} {{ c['text'] }}{% endif %}{% endfor %}{% endfor %} the sea"
+    )
+    LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SQUARE),
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    ).save_pretrained(tmp_path)
+    captioner = make_captioner(Captioning(model=str(tmp_path), prompt="picture of", max_new_tokens=5))
+    assert captioner is not None
+    pictures = [noise(0), noise(1)]
+    made = captioner(pictures)
+    processor = LlavaProcessor.from_pretrained(tmp_path)
+    for picture, line in zip(pictures, made, strict=True):
+        inputs = processor(images=[picture], text=["<image> picture of the sea"], return_tensors="pt")
+        ids = model.eval().generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert line == " ".join(processor.decode(ids, skip_special_tokens=True).split()) and "the sea" not in line
+
+
 def test_a_captioner_that_is_not_here_is_told_and_nothing_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +253,8 @@ def test_a_teacher_draws_each_prompt_from_its_own_seed(teacher: Path, tmp_path: 
     synthesize(str(teacher), prompts, tmp_path / "alone", alone, silent=True)
     for text, picture in drawn(tmp_path / "alone").items():
         assert np.abs(picture.astype(int) - longer[text]).max() <= 1, "a picture depends on its batch"
+    record = cache([tmp_path / "out"], str(teacher), tmp_path / "cache", few, silent=True)
+    assert record.image_px == (64, 64) and record.shards[0].samples == 2 + 1
     facts = report(tmp_path / "out")
     assert (facts["kind"], facts["kept"], facts["source"]) == ("synthetic", 3, "folder:tiny")
     with pytest.raises(UserError, match="its recipe has synthesize"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -66,6 +67,7 @@ def synthesize(
 
     parts = load_parts(teacher, download=download)
     choices = recipe.model_dump(mode="json", include={"synthesize", "output"})
+    choices["size_px"] = parts.unet.config.sample_size * 2 ** (len(parts.vae.config.block_out_channels) - 1)
     record = PreparedRecord(kind="synthetic", source=parts.source, recipe=choices)
     begin(out, record)
     pipeline = make_pipeline(parts, choice.scheduler, device)
@@ -115,13 +117,16 @@ def make_pipeline(parts: Parts, scheduler: Scheduler | None, device: str) -> Any
 
     from edgefusion.models.checkpoint import quiet_libraries
 
-    name = scheduler or parts.scheduler_config["_class_name"]
+    kind = getattr(diffusers, scheduler or parts.scheduler_config["_class_name"])
+    with quiet_libraries(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of older checkpoints' settings, which diffusers mends
+        own = kind.from_config(parts.scheduler_config)
     shared = {
         "vae": parts.vae.to(device),
         "unet": parts.unet.to(device),
         "text_encoder": parts.text_encoders[0].to(device),
         "tokenizer": parts.tokenizers[0],
-        "scheduler": getattr(diffusers, name).from_config(parts.scheduler_config),
+        "scheduler": own,
         "feature_extractor": None,
     }
     with quiet_libraries():
