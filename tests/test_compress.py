@@ -158,6 +158,15 @@ def test_a_guidance_embedding_changes_nothing_until_trained() -> None:
         with_guidance_embedding(wider, 64)
 
 
+def test_a_guidance_embedding_is_put_into_a_unet_whose_file_does_not_speak_of_one(tmp_path: Path) -> None:
+    _student("sd1", "bk-tiny").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    del config["time_cond_proj_dim"]  # as in checkpoints older than LCM
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    wider = with_guidance_embedding(UNet2DConditionModel.from_pretrained(tmp_path), 32)
+    assert wider.time_embedding.cond_proj.weight.shape[1] == 32
+
+
 def test_a_student_can_be_trained_and_its_teacher_is_not_touched() -> None:
     unet = build_student(_teacher("sd1"), load_student("edge"))
     before = _teacher("sd1").conv_in.weight.clone()

@@ -34,7 +34,8 @@ def with_guidance_embedding(unet: UNet2DConditionModel, dim: int) -> UNet2DCondi
     have = unet.config.time_cond_proj_dim
     if have not in (None, dim):
         raise UserError(f"This U-Net has a guidance embedding of {have} already; {dim} was asked for.")
-    wider: UNet2DConditionModel = empty_unet({**dict(unet.config), "time_cond_proj_dim": dim}).train()
+    plain = {key: value for key, value in unet.config.items() if not key.startswith("_")}  # `_use_default_values` wins
+    wider: UNet2DConditionModel = empty_unet({**plain, "time_cond_proj_dim": dim}).train()
     state = {key: value.detach().clone() for key, value in unet.state_dict().items()}
     first = unet.conv_in.weight
     shape = wider.time_embedding.cond_proj.weight.shape
