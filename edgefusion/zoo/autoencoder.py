@@ -65,7 +65,7 @@ def refine_decoder(
     """Trains the decoder alone on whole pictures uint8 [N, S, S, 3] and their scaled latents with noise on top."""
     import torch
 
-    perceptual = Perceptual()
+    perceptual = Perceptual() if recipe.perceptual else None
     vae.requires_grad_(False)
     decoder = torch.nn.ModuleDict({"conv": vae.post_quant_conv, "body": vae.decoder}).requires_grad_(True)
 
@@ -75,10 +75,14 @@ def refine_decoder(
         z = latents[rows] + (level * torch.randn(latents[rows].shape, generator=generator)).to(latents)
         x = to_tensor(pictures[rows.numpy()]).to(latents)
         y = _saturated(x, vae.decode(z / vae.config.scaling_factor).sample)
-        with torch.no_grad():
-            seen = perceptual.features(x)
-        far = recipe.perceptual * perceptual.between(seen, perceptual.features(y)).mean()
-        return {"l1": (x - y).abs().mean(), "edge": _edges(x, y), "colour": _colour(x, y), "perceptual": far}
+        terms = {"l1": (x - y).abs().mean(), "edge": _edges(x, y), "colour": _colour(x, y)}
+        if recipe.square:
+            terms["square"] = recipe.square * (x - y).square().mean()
+        if perceptual is not None:
+            with torch.no_grad():
+                seen = perceptual.features(x)
+            terms["perceptual"] = recipe.perceptual * perceptual.between(seen, perceptual.features(y)).mean()
+        return terms
 
     fit(decoder, loss, recipe.schedule, state, seed=seed, label="decoder")
     return vae.requires_grad_(False)

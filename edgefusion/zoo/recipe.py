@@ -62,12 +62,15 @@ class DecoderRecipe(Strict):
     """The decoder, trained further on whole pictures of the U-Nets' world; the encoder and the latents stay.
 
     `noise`: latents get N(0, s²) with s uniform in [0, noise], for a small U-Net's latents are not exact.
-    `perceptual`: weight of the st-lpips-alex distance; another backbone than the one the family is judged with.
+    `square`: weight of the squared error: where an outline's place is uncertain it draws a mean, L1 draws stairs.
+    `perceptual`: weight of the st-lpips-alex distance; another backbone than the one the family is judged with. It is
+    blind to stairs of one or two pixels.
     """
 
     batch: int
     noise: float = Field(ge=0)
-    perceptual: float = Field(ge=0)
+    square: float = Field(default=0, ge=0)
+    perceptual: float = Field(default=0, ge=0)
     schedule: Schedule
 
 
