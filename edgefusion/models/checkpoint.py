@@ -196,6 +196,14 @@ def _fill(module: torch.nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], 
     return module.requires_grad_(False)
 
 
+def save_text_encoder(model: Any, folder: Path) -> None:
+    """Write config.json and model.safetensors, without the bar that transformers draws."""
+    from safetensors.torch import save_file
+
+    model.config.save_pretrained(folder)
+    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def _load_part(layout: Layout, part: str) -> torch.nn.Module:
     files = layout.weights[part]
     return load_weights(build_module(layout.configs[part], files[0].parent / "config.json", empty=True), files)

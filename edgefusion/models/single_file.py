@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefusion.models import reference
 from edgefusion.models.card import StudentCard
-from edgefusion.models.checkpoint import build_module, load_state, quiet_libraries
+from edgefusion.models.checkpoint import build_module, load_state, quiet_libraries, save_text_encoder
 from edgefusion.models.layout import Config
 from edgefusion.models.locate import ZOO
 from edgefusion.models.weights import TensorHeader, read_header, read_metadata
@@ -121,8 +121,11 @@ class SingleFile:
         if part.startswith("tokenizer"):
             self._write_tokenizer(part, target)
             return
-        with quiet_libraries():
-            self.module(part).save_pretrained(target)
+        module: Any = self.module(part)
+        if part.startswith("text_encoder"):
+            save_text_encoder(module, target)
+        else:
+            module.save_pretrained(target)
 
     def tokenizer(self, part: str) -> Any:
         """transformers' CLIPTokenizer of a part."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgefusion.models.checkpoint import quiet_libraries, require_torch
+from edgefusion.models.checkpoint import quiet_libraries, require_torch, save_text_encoder
 
 LENGTH, WIDTH, GUIDANCE_DIM = 16, 32, 16
 MERGES = ("a p", "p l", "r e", "re d</w>", "ap pl", "appl e</w>", "t h", "th e</w>", "o f</w>", "e m", "em o")
@@ -71,14 +71,6 @@ def _text_encoder(vocab_size: int) -> Any:
             architectures=["CLIPTextModel"],
         )
     )
-
-
-def save_text_encoder(model: Any, folder: Path) -> None:
-    """Write config.json and model.safetensors, without the bar that transformers draws."""
-    from safetensors.torch import save_file
-
-    model.config.save_pretrained(folder)
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _unet(mid_block: bool, guidance: bool, sample_size: int) -> Any:

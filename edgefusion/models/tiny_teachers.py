@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgefusion.models.checkpoint import build_module, quiet_libraries, require_torch
+from edgefusion.models.checkpoint import build_module, quiet_libraries, require_torch, save_text_encoder
 from edgefusion.models.layout import Config
 from edgefusion.models.reference import reference_config, reference_index, reference_parts
-from edgefusion.models.tiny import LENGTH, VOCABULARY, save_text_encoder, write_tokenizer
+from edgefusion.models.tiny import LENGTH, VOCABULARY, write_tokenizer
 
 WIDTHS = {"text_encoder": 32, "text_encoder_2": 24}
 
