@@ -110,6 +110,18 @@ def test_kd(sd: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert all(torch.equal(v, weights(tmp_path / "whole/student")[k]) for k, v in weights(out).items())
 
 
+def test_a_tap_counts_as_much_as_the_students_file_says(sd: World, tmp_path: Path, capsys) -> None:  # noqa: ANN001
+    from edgefusion.students.spec import FOLDER as STUDENTS
+
+    plan = load_student("bk-tiny")
+    weights = "\n".join(f'"{tap}" = 0.5' for tap in plan.taps)
+    (tmp_path / "own.toml").write_text((STUDENTS / "bk-tiny.toml").read_text() + f"\n[tap_weights]\n{weights}\n")
+    words = ("kd", "--student", sd.student, "--teacher", sd.teacher, "--data", sd.data, *SMALL, "--steps", "1")
+    whole = distill(*words, "-o", tmp_path / "whole", capsys=capsys)[1]["last"]
+    half = distill(*words, "-o", tmp_path / "half", "--taps", tmp_path / "own.toml", capsys=capsys)[1]["last"]
+    assert half["feature"] == pytest.approx(whole["feature"] / 2, rel=1e-5) and half["task"] == whole["task"]
+
+
 def test_kd_by_two_teachers_in_succession(sd: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write_tiny_teacher(tmp_path / "other", "sd1", seed=1, image_px=PX)
     words = ("kd", "--student", sd.student, "--teacher", sd.teacher, "--teacher", other, "--data", sd.data)

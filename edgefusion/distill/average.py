@@ -14,12 +14,13 @@ class Average:
     """Starts at the weights as they are (the inherited ones), then follows them: avg ← d·avg + (1-d)·weights.
 
     d of the s-th update (0-based) is min(decay, (1+s)/(10+s)), but 0 for the first: diffusers' EMAModel. All tensors
-    are updated in a few calls and in place, so there is no second copy of the weights for a moment.
+    are updated in a few calls and in place, so there is no second copy of the weights for a moment. A decay of 0 is no
+    average, and takes no memory.
     """
 
     def __init__(self, parameters: list[torch.nn.Parameter], decay: float, updates: int = 0) -> None:
         self.parameters, self.decay, self.updates = parameters, decay, updates
-        self.shadow = [p.detach().clone() for p in parameters]
+        self.shadow = [p.detach().clone() for p in parameters] if decay else []
 
     def decay_now(self) -> float:
         """d of the next update."""
@@ -31,7 +32,8 @@ class Average:
         import torch
 
         with torch.no_grad():
-            torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - self.decay_now())
+            if self.shadow:
+                torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - self.decay_now())
         self.updates += 1
 
     def copy_to_weights(self) -> None:
@@ -39,7 +41,7 @@ class Average:
         import torch
 
         with torch.no_grad():
-            for parameter, averaged in zip(self.parameters, self.shadow, strict=True):
+            for parameter, averaged in zip(self.parameters, self.shadow, strict=bool(self.shadow)):
                 parameter.copy_(averaged)
 
     @contextmanager
@@ -53,7 +55,7 @@ class Average:
             self._exchange(own)
 
     def _exchange(self, own: list[torch.Tensor]) -> None:
-        for weights, averaged in zip(own, self.shadow, strict=True):
+        for weights, averaged in zip(own, self.shadow, strict=bool(self.shadow)):
             kept = weights.clone()
             weights.copy_(averaged)
             averaged.copy_(kept)

@@ -49,6 +49,7 @@ def kd_losses(
     pooled: torch.Tensor | None = None,
     time_ids: torch.Tensor | None = None,
     translated: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    tap_weights: Mapping[str, float] | None = None,
 ) -> dict[str, torch.Tensor]:
     """L_Task, L_OutKD and L_FeatKD (BK-SDM Eqs. 1–3), each already weighted, computed in float32.
 
@@ -56,6 +57,7 @@ def kd_losses(
         taps: student module → teacher module whose outputs have the same shape.
         z_t, target: [B, 4, h, w]; t: [B]; text: [B, L, D]; of SDXL pooled [B, P] and time_ids [B, 6].
         translated: the teacher's output as the student would say it, where they predict different things.
+        tap_weights: student module of a tap → its weight among the features, 1 without it.
     """
     import torch
     import torch.nn.functional as F
@@ -72,8 +74,12 @@ def kd_losses(
         "output": output_weight * F.mse_loss(guess, said),
     }
     if taps:
-        pairs = [(of_student.seen[s].float(), of_teacher.seen[u].float()) for s, u in taps.items()]
-        terms["feature"] = feature_weight * torch.stack([F.mse_loss(ours, theirs) for ours, theirs in pairs]).sum()
+        one = tap_weights or {}
+        squares = [
+            one.get(s, 1.0) * F.mse_loss(of_student.seen[s].float(), of_teacher.seen[u].float())
+            for s, u in taps.items()
+        ]
+        terms["feature"] = feature_weight * torch.stack(squares).sum()
     return terms
 
 
@@ -85,7 +91,7 @@ class KD:
     Args:
         student: trained; a block-removed U-Net with inherited weights.
         teacher: frozen; of any depth, its tapped modules shaped as the student's.
-        taps: student module → teacher module (`Student.taps`).
+        taps: student module → teacher module (`Student.taps`); tap_weights: theirs (`Student.tap_weights`).
         process: the student's; `teacher_process`: the teacher's, where it is another.
 
     Raises:
@@ -103,7 +109,9 @@ class KD:
         plan: KDPlan | None = None,
         *,
         teacher_process: Process | None = None,
+        tap_weights: Mapping[str, float] | None = None,
     ) -> None:
+        self.tap_weights = dict(tap_weights or {})
         self.plan, self.process, self.teacher_process = plan or KDPlan(), process, teacher_process or process
         self.taps = dict(taps) if self.plan.feature_weight else {}
         if self.plan.feature_weight and not taps:
@@ -143,6 +151,7 @@ class KD:
             pooled=pooled,
             time_ids=batch.time_ids,
             translated=self._translation(z_t, t),
+            tap_weights=self.tap_weights,
         )
 
     def after_step(self) -> None:

@@ -45,7 +45,7 @@ class Optimisation(Strict):
     beta2: float = Field(default=0.999, gt=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     grad_clip: float = Field(default=1.0, gt=0, description="largest norm of the whole gradient")
-    ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+    ema_decay: float = Field(default=0.9999, ge=0, lt=1, description="0: no average, the last weights are kept")
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     gradient_checkpointing: bool = False
     seed: int = Field(default=0, ge=0)

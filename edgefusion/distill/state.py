@@ -47,7 +47,8 @@ class State:
         """Everything by name; the tensors themselves, not copies."""
         found = {f"module.{name}": value for name, value in _kept(self.trained)}
         for i, parameter in enumerate(self.parameters):
-            found[f"average.{i}"] = self.average.shadow[i]
+            if self.average.shadow:
+                found[f"average.{i}"] = self.average.shadow[i]
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{i}.{key}"] = value
         for who, module in self.followers.items():

@@ -42,7 +42,8 @@ def kd(job: Job, data: Path, taps: str | None = None) -> dict[str, object] | Non
     for number, one in enumerate(recipe.teachers, 1):
         teacher = job.parts(one.source, "unet")
         theirs = Process.from_config(teacher.scheduler_config)
-        objective = KD(unet, teacher.unet, plan_of.taps, process, plan, teacher_process=theirs)
+        weights = plan_of.tap_weights
+        objective = KD(unet, teacher.unet, plan_of.taps, process, plan, teacher_process=theirs, tap_weights=weights)
         objective.label = f"teacher {number} of {len(recipe.teachers)}" if several else objective.label
         steps = one.steps or recipe.optimisation.steps
         resumed = job.train(

@@ -37,30 +37,39 @@ def side(which: str, kind: str, words: argparse.Namespace, cache: Path, out: Pat
     return json.loads(done.stdout.splitlines()[-1]) if which != "cache" else {}
 
 
+def rates(seconds: dict[str, list[list[float]]], pictures: int, clock: int) -> dict[str, float]:
+    """Pictures per second by the median step; clock 0: wall, 1: CPU time."""
+    return {
+        which: round(pictures / statistics.median(row[clock] for row in rows), 4) for which, rows in seconds.items()
+    }
+
+
 def against(kind: str, words: argparse.Namespace, cache: Path, scratch: Path) -> dict[str, Any]:
     """Ours against the straightforward step, in turn."""
-    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    seconds: dict[str, list[list[float]]] = {"ours": [], "plain": []}
     peaks: dict[str, list[float]] = {"ours": [], "plain": []}
     for number in range(words.rounds):
         for which in ("ours", "plain") if number % 2 == 0 else ("plain", "ours"):
             found = side(which, kind, words, cache, scratch / f"{kind}-{which}-{number}")
             seconds[which] += found["seconds"][1:]
             peaks[which].append(found["peak_mib"])
-    rate = {which: words.batch / statistics.median(times) for which, times in seconds.items()}
+    rate, of_cpu = rates(seconds, words.batch, 0), rates(seconds, words.batch, 1)
     row = {
-        "pictures_per_second": {which: round(value, 3) for which, value in rate.items()},
+        "pictures_per_second": rate,
         "ratio": round(rate["ours"] / rate["plain"], 3),
+        "ratio_by_cpu_time": round(of_cpu["ours"] / of_cpu["plain"], 3),
         "peak_mib": {which: round(max(values), 1) for which, values in peaks.items()},
-        "seconds": {which: [round(t, 4) for t in times] for which, times in seconds.items()},
+        "seconds": {which: [[round(t, 4) for t in pair] for pair in times] for which, times in seconds.items()},
     }
     memory = "not above" if max(peaks["ours"]) <= max(peaks["plain"]) else "ABOVE"
-    print(f"{kind}: {row['pictures_per_second']} pictures/s, ratio {row['ratio']} (floor {FLOOR}), memory {memory}")
+    ratios = f"ratio {row['ratio']} (floor {FLOOR}; by CPU time {row['ratio_by_cpu_time']})"
+    print(f"{kind}: {rate} pictures/s, {ratios}, memory {memory} ({row['peak_mib']} MiB)", flush=True)
     return row
 
 
 def together(words: argparse.Namespace, cache: Path, scratch: Path) -> dict[str, Any]:
     """One process with two threads and accumulation 2 against two processes with one thread each."""
-    seconds: dict[str, list[float]] = {"one": [], "two": []}
+    seconds: dict[str, list[list[float]]] = {"one": [], "two": []}
     curves: dict[str, list[str]] = {}
     for number in range(words.rounds):
         for which in ("one", "two") if number % 2 == 0 else ("two", "one"):
@@ -72,12 +81,12 @@ def together(words: argparse.Namespace, cache: Path, scratch: Path) -> dict[str,
             seconds[which] += found["seconds"][1:]
             curves[which] = [row.split(",")[1] for row in (out / "losses.csv").read_text().splitlines()[1:]]
     apart = max(abs(float(a) - float(b)) / float(b) for a, b in zip(curves["two"], curves["one"], strict=True))
-    rate = {which: 2 * words.batch / statistics.median(times) for which, times in seconds.items()}
+    rate = rates(seconds, 2 * words.batch, 0)
     row = {
-        "pictures_per_second": {which: round(value, 3) for which, value in rate.items()},
+        "pictures_per_second": rate,
         "ratio": round(rate["two"] / rate["one"], 3),
         "loss_curves_apart": apart,
-        "seconds": {which: [round(t, 4) for t in times] for which, times in seconds.items()},
+        "seconds": {which: [[round(t, 4) for t in pair] for pair in times] for which, times in seconds.items()},
     }
     print(
         f"two processes: {row['pictures_per_second']} pictures/s, ratio {row['ratio']} (floor 1.0), curves {apart:.1e}"
