@@ -46,7 +46,7 @@ def zoo_training(profiles: Path) -> str:
     """What each stage was trained with and for how long."""
     records = _read(profiles / ZOO_RECORD)
     rows = []
-    for stage in ("autoencoder", "text", "teacher", "student", "consistency", "decoder"):
+    for stage in ("autoencoder", "decoder", "text", "teacher", "student", "consistency"):
         record = records[stage]
         schedule = record["recipe"]["schedule"]
         minutes = record["seconds_of_last_run"] / 60
