@@ -20,7 +20,7 @@ import pytest
 from edgefusion.spec import rooms
 
 ROOT = Path(__file__).parent.parent
-TORCH_SIDE = ("models", "students", "zoo", "compress", "distill", "quantize", "evaluate", "export")
+TORCH_SIDE = ("data", "models", "students", "zoo", "compress", "distill", "quantize", "evaluate", "export")
 
 pytestmark = pytest.mark.slow
 

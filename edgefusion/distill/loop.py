@@ -1,4 +1,4 @@
-"""The training loop: any Objective, on cached pictures, in one process or several, resumable to the bit.
+"""The training loop: any Objective, on cached pictures, in one process or several, resumable to the bit (one thread count).
 
 `train` runs on Hugging Face Accelerate: one process, or those that `accelerate launch` or `torchrun` started (CPU with
 gloo, GPUs, FSDP 2), as Accelerate's own configuration says. `fit` is the small loop of the zoo's stages, whose losses
