@@ -1,8 +1,9 @@
-"""The training loop: any Objective, on cached pictures, in one process or several, resumable to the bit (one thread count).
+"""The training loop: any Objective, on cached pictures, in one process or several, resumable to the bit.
 
 `train` runs on Hugging Face Accelerate: one process, or those that `accelerate launch` or `torchrun` started (CPU with
 gloo, GPUs, FSDP 2), as Accelerate's own configuration says. `fit` is the small loop of the zoo's stages, whose losses
 draw their own batches. Both keep their state in safetensors, never pickle.
+"To the bit" holds for one thread count: sums over more threads end in another last bit.
 """
 
 from __future__ import annotations
