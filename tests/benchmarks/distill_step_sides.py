@@ -46,6 +46,7 @@ class Size:
         config = {**reference_config("sd1", "unet"), "block_out_channels": [w, 2 * w, 4 * w, 4 * w]}
         config |= {"cross_attention_dim": self.text_width, "sample_size": self.px // 8}
         config["norm_num_groups"] = 16 if w % 32 else 32
+        config["attention_head_dim"] = max(1, round(8 * w / 320))  # heads, of about 40 channels each as the original's
         return UNet2DConditionModel.from_config(config).requires_grad_(False).eval()
 
     def student(self, guidance: bool) -> UNet2DConditionModel:
