@@ -3,7 +3,7 @@
 Both sides run as fresh processes in turn, so that a noisy machine is noisy to both; the first step of each is dropped.
 Then one process with accumulation against two (gloo), on as many cores in all.
 
-    python tests/benchmarks/distill_step.py --width 64 --px 256 --rounds 5 --record build/distill-step.json
+    python tests/benchmarks/distill_step.py --width 80 --px 256 --rounds 5 --record build/distill-step.json
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def together(words: argparse.Namespace, cache: Path, scratch: Path) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--width", type=int, default=64, help="channels of the first stage; Stable Diffusion has 320")
+    parser.add_argument("--width", type=int, default=80, help="channels of the first stage; SD has 320 (80: all parts a quarter)")
     parser.add_argument("--px", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a process")
