@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,14 +42,20 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As `run` has it: sums over more threads end in another last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of 12 steps, checkpoints after 4, 8 and 12."""
     folder = tmp_path_factory.mktemp("whole")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as `run` has it: sums over more threads end in another last bit
     train(TinyRun(), source(), plan(checkpoints_kept=3), folder, show=False)
-    torch.set_num_threads(threads)
     return folder
 
 
