@@ -96,9 +96,7 @@ def together(words: argparse.Namespace, cache: Path, scratch: Path) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--width", type=int, default=80, help="channels of the first stage; SD has 320 (80: all parts a quarter)"
-    )
+    parser.add_argument("--width", type=int, default=80, help="of the first stage; SD has 320, 80 is a quarter")
     parser.add_argument("--px", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a process")
