@@ -9,7 +9,7 @@ from edgefusion.export.golden import FILE as GOLDEN
 from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
 from edgefusion.export.plan import Plan, tool_versions
 from edgefusion.export.tensors import FILES
-from edgefusion.spec.bundle import File, Golden, Image, Manifest, Part, PartName, Tokenizer, Weights
+from edgefusion.spec.bundle import SCHEMA_VERSION, File, Golden, Image, Manifest, Part, PartName, Tokenizer, Weights
 from edgefusion.spec.opened import sha256_of
 
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -37,7 +37,7 @@ def manifest(
     """Everything about the bundle in `folder`, whose `files` are final."""
     tokenizer = plan.tokenizer
     return Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         name=plan.name,
         target=plan.target,
         parts=parts,

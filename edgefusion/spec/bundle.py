@@ -13,12 +13,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from edgefusion.spec.device import Device
-from edgefusion.spec.recipe import Precision, Recipe
+from edgefusion.spec.recipe import Activations, KeptHigh, Precision, Recipe
 from edgefusion.spec.strict import Strict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-PartName = Literal["text_encoder", "unet", "decoder"]
+PartName = Literal["text_encoder", "text_encoder_2", "unet", "decoder"]
 
 
 def _inside(path: str) -> str:
@@ -49,14 +49,32 @@ class Tensor(Strict):
     zero_point: int | None = None
 
 
+class Quantization(Strict):
+    """How a part came to its small numbers. `prompts` and `samples`: of the calibration (0 where none was needed)."""
+
+    engine: Literal["nncf", "onnxruntime"]
+    method: str = Field(description="e.g. PTQ, SmoothQuant 0.15; weights int8 per channel, symmetric")
+    prompts: int = Field(ge=0)
+    samples: int = Field(ge=0)
+    layers: int = Field(ge=0, description="layers with int8 weights")
+    kept_high: tuple[KeptHigh, ...] = ()
+    worst_layers: dict[str, float] = Field(default_factory=dict, description="module → SQNR, dB; the lowest")
+
+
 class Part(Strict):
-    """One graph: the portable file, its tensors, and how near it is to the float model."""
+    """One graph: its file, its tensors, and how near it is to the float model.
+
+    format "onnx": `file` is an ONNX graph, external data (if any) beside it. "openvino": `file` is the .xml of an IR,
+    its .bin beside it, to be compiled with `activations` as inference precision.
+    """
 
     file: RelativePath
-    format: Literal["onnx"]
+    format: Literal["onnx", "openvino"]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     precision: Precision
+    activations: Activations = Field(default="fp32", description="type of what is not quantised")
+    quantization: Quantization | None = None
     parameters: int = Field(ge=0)
     psnr_db: float = Field(description="PSNR of this part against the torch float32 module on the same input, dB")
     floor_db: float
@@ -152,6 +170,22 @@ class Golden(Strict):
     picture_floor_db: float
 
 
+class QualityRecord(Strict):
+    """What the picture gate found: the built parts beside float32 at equal noise.
+
+    `swap`: share of prompts whose picture is nearer to float32's picture of the same prompt than to that of any other.
+    """
+
+    prompts: int
+    picture_psnr_db: float = Field(description="median")
+    worst_psnr_db: float
+    worst_prompt: str
+    ssim: float = Field(description="median")
+    st_lpips_alex: float = Field(description="median")
+    swap: float = Field(ge=0, le=1)
+    below_floor: tuple[str, ...] = Field(default=(), description="floors missed and let pass (--allow-below-floor)")
+
+
 class Weights(Strict):
     """Where the weights came from and under which terms they travel."""
 
@@ -168,7 +202,7 @@ class Weights(Strict):
 class Manifest(Strict):
     """manifest.json."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     name: str
     target: str
     parts: dict[PartName, Part]
@@ -182,12 +216,13 @@ class Manifest(Strict):
     tools: dict[str, str]
     min_memory_mib: int = Field(description="estimate: largest part's weights and activations, plus the runtime")
     remaining: tuple[str, ...] = Field(default=(), description="what is still to be done on the board, if anything")
+    quality: QualityRecord | None = Field(default=None, description="None: every part is float32, the golden says all")
     files: dict[RelativePath, File]
 
     @model_validator(mode="after")
     def _references(self) -> Manifest:
-        if set(self.parts) != {"text_encoder", "unet", "decoder"}:
-            raise ValueError("parts must be text_encoder, unet and decoder")
+        if set(self.parts) - {"text_encoder_2"} != {"text_encoder", "unet", "decoder"}:
+            raise ValueError("parts must be text_encoder, unet and decoder, and text_encoder_2 of SDXL only")
         wanted = [part.file for part in self.parts.values()] + [self.tokenizer.file, self.golden.file]
         for path in wanted:
             if path not in self.files:

@@ -8,7 +8,19 @@ from pydantic import Field
 
 from edgefusion.spec.strict import Strict
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "w8a16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "w8a16", "mixed"]
+"""What weights and activations are. fp32, fp16, bf16: both. int8: W8A8 where the layer is quantised, the rest in
+`activations`. w8a16: int8 weights, activations in 16 bits (bf16 or fp16, or uint16 on an NPU). mixed: int8, w8a16 or
+float layer by layer, as measured latency and sensitivity decide."""
+
+Activations = Literal["fp32", "fp16", "bf16", "uint16"]
+
+
+class KeptHigh(Strict):
+    """A layer that is not quantised, and why. `module`: its path in the torch model; all below it are kept too."""
+
+    module: str
+    reason: str
 
 
 class PartRecipe(Strict):
@@ -16,15 +28,37 @@ class PartRecipe(Strict):
 
     precision: Precision
     floor_db: float = Field(gt=0)
-    keep_high: tuple[str, ...] = Field(default=(), description="module paths kept in float")
+    activations: Activations | None = Field(
+        default=None, description="type of what is not quantised; without it the precision's own, and fp32 for int8"
+    )
+    keep_high: tuple[KeptHigh, ...] = Field(default=(), description="layers kept in float, each with its reason")
 
 
 class PartRecipes(Strict):
-    """The three parts of the pipeline."""
+    """The parts of the pipeline; an SDXL student's second text encoder is built as the first."""
 
     text_encoder: PartRecipe
     unet: PartRecipe
     decoder: PartRecipe
+
+
+class Calibration(Strict):
+    """What activations are seen while quantising: the two-step sampler itself, run in float on these prompts."""
+
+    prompts: str | None = Field(default=None, description="file beside the recipe, a prompt a line; else the default")
+    count: int = Field(default=32, ge=1, description="prompts taken, the first ones")
+    seed: int = Field(default=0, ge=0)
+
+
+class Quality(Strict):
+    """The gate: below one of these floors, the export fails. Pictures of the built parts beside float32's, at equal
+    noise, over `prompts` prompts of the calibration file's end (never those calibrated on, where there are enough)."""
+
+    prompts: int = Field(default=8, ge=8)
+    picture_psnr_db: float = Field(default=20.0, gt=0, description="median over the prompts")
+    worst_psnr_db: float = Field(default=12.0, gt=0, description="of the worst prompt")
+    ssim: float = Field(default=0.7, gt=0, le=1, description="median")
+    st_lpips_alex: float = Field(default=0.3, gt=0, description="median; a ceiling")
 
 
 class ImageRecipe(Strict):
@@ -48,4 +82,6 @@ class Recipe(Strict):
     opset: int = Field(ge=17, le=23)
     image: ImageRecipe | None = None
     parts: PartRecipes
+    calibration: Calibration = Calibration()
+    quality: Quality | None = Field(default=None, description="floors of the picture gate; needed below fp32")
     remaining: tuple[str, ...] = Field(default=(), description="what this export leaves to be done on the board")
