@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,11 +16,11 @@ from PIL import Image
 
 from edgefusion.runtime import image
 from edgefusion.runtime.fitting import require_fit
+from edgefusion.runtime.parts import Parts
 from edgefusion.runtime.sampler import Latents, Step, draw_noise, sample
 from edgefusion.runtime.schedule import guidance_embedding
-from edgefusion.runtime.tensors import from_tensor, to_tensor
 from edgefusion.runtime.tokenizer import Tokenizer, Tokens
-from edgefusion.spec.bundle import Part, PartName
+from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import MANIFEST, Bundle, open_bundle
 
@@ -62,12 +60,8 @@ class Pipeline:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify=verify)
         manifest = self.bundle.manifest
         require_fit(manifest, str(self.bundle.folder / MANIFEST))
-        engine = _engine(backend)
         self._tokenizer = Tokenizer(self.bundle.path(manifest.tokenizer.file), manifest.tokenizer)
-        self._engines: dict[PartName, Any] = {
-            name: engine.load(self.bundle.path(part.file), part, provider=provider, threads=threads)
-            for name, part in manifest.parts.items()
-        }
+        self._parts = Parts(self.bundle, backend=backend, provider=provider, threads=threads)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -79,7 +73,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Let go of the parts and their memory."""
-        self._engines.clear()
+        self._parts.close()
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -110,7 +104,7 @@ class Pipeline:
 
     def encode(self, tokens: Tokens) -> NDArray[np.float32]:
         """The text encoder: last_hidden_state, float32 [1, L, D]."""
-        return self._run("text_encoder", {"input_ids": tokens.ids})["last_hidden_state"]
+        return self._parts.run("text_encoder", {"input_ids": tokens.ids})["last_hidden_state"]
 
     def sample(
         self, text: NDArray[np.float32], settings: Settings, noise: Latents, step_noise: Iterable[Latents]
@@ -128,7 +122,7 @@ class Pipeline:
 
         def predict(x: Latents, timestep: int) -> Latents:
             t = np.full(timestep_shape, timestep, dtype=np.int64)
-            return self._run("unet", {"sample": x, "timestep": t, **condition})["out_sample"]
+            return self._parts.run("unet", {"sample": x, "timestep": t, **condition})["out_sample"]
 
         return sample(predict, noise, step_noise, self.bundle.manifest.sampler, settings.steps)
 
@@ -141,7 +135,7 @@ class Pipeline:
         """The decoder: pixels, uint8 [H, W, 3]. `latents` as a `Step` holds them."""
         sampler = self.bundle.manifest.sampler
         z = latents / np.float32(sampler.latent_scale) + np.float32(sampler.latent_shift)
-        return image.to_pixels(self._run("decoder", {"latent_sample": z})["sample"])
+        return image.to_pixels(self._parts.run("decoder", {"latent_sample": z})["sample"])
 
     def picture(self, pixels: NDArray[np.uint8], prompt: str, settings: Settings) -> Image.Image:
         """A Pillow image that notes how it was made; `edgefusion.runtime.save` writes the notes into the PNG."""
@@ -172,15 +166,6 @@ class Pipeline:
         for step in self.steps(self.encode(tokens), settings):
             latents = step.latents
         return self.picture(self.decode(latents), prompt, settings)
-
-    def _run(self, name: PartName, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """One part on named arrays, cast in and out as the manifest says."""
-        if not self._engines:
-            raise UserError("the pipeline is closed.", where=str(self.bundle.folder), remedy="Open a new one.")
-        part = self.bundle.manifest.parts[name]
-        feeds = {tensor.name: to_tensor(values[tensor.name], tensor) for tensor in part.inputs}
-        outputs = self._engines[name](feeds)
-        return {tensor.name: from_tensor(outputs[tensor.name], tensor) for tensor in part.outputs}
 
     def _condition(self, text: NDArray[np.float32], guidance_scale: float | None) -> dict[str, NDArray[np.float32]]:
         guidance = self.bundle.manifest.sampler.guidance
@@ -219,14 +204,6 @@ def generate(
     """One picture from a bundle; `options` are those of `Pipeline`. For more than one picture, keep a `Pipeline`."""
     with Pipeline(bundle, **options) as pipeline:
         return pipeline.generate(prompt, seed=seed, steps=steps, guidance_scale=guidance_scale)
-
-
-def _engine(name: str) -> Any:
-    folder = Path(__file__).parent.parent / "backends"
-    if not name.isidentifier() or name == "__init__" or find_spec(f"edgefusion.backends.{name}") is None:
-        names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-        raise UserError(f"there is no engine {name!r}.", where="backend", remedy=f"There is {', '.join(names)}.")
-    return importlib.import_module(f"edgefusion.backends.{name}")
 
 
 def _tensor(part: Part, name: str) -> Any:
