@@ -6,12 +6,12 @@ stands between is replaced, so nobody types a figure by hand.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from edgefusion.report.records import read, table
+from edgefusion.report.training import distill_speed
 from edgefusion.spec.errors import UserError
 
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -19,15 +19,9 @@ ZOO_RECORD = "zoo/emoji.json"
 HOST_RECORD = "this-machine/emoji-host.json"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; every column but the first is aligned right."""
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in [head, rule, *rows])
-
-
 def zoo_quality(profiles: Path) -> str:
     """Retrieval of teacher and students, and what it was measured on."""
-    record = _read(profiles / ZOO_RECORD)["evaluation"]
+    record = read(profiles / ZOO_RECORD)["evaluation"]
     names = {"teacher": "teacher", "two_step": "student (bk-tiny)"}
     rows = []
     for row in record["rows"]:
@@ -44,7 +38,7 @@ def zoo_quality(profiles: Path) -> str:
 
 def zoo_training(profiles: Path) -> str:
     """What each stage was trained with and for how long."""
-    records = _read(profiles / ZOO_RECORD)
+    records = read(profiles / ZOO_RECORD)
     rows = []
     for stage in ("autoencoder", "decoder", "text", "teacher", "student", "consistency"):
         record = records[stage]
@@ -58,7 +52,7 @@ def zoo_training(profiles: Path) -> str:
 
 def host_speed(profiles: Path) -> str:
     """Export and picture on a CPU, beside diffusers on the same weights in the same run."""
-    record = _read(profiles / HOST_RECORD)
+    record = read(profiles / HOST_RECORD)
     ours, peer = record["edgefusion"], record["diffusers"]
     rows = [
         ["cold start to PNG, s", f"{ours['cold_s']['median']:.2f}", f"{peer['cold_s']['median']:.2f}"],
@@ -77,6 +71,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "zoo-quality": zoo_quality,
     "zoo-training": zoo_training,
     "host-speed": host_speed,
+    "distill-speed": distill_speed,
 }
 
 
@@ -90,10 +85,3 @@ def fill(text: str, profiles: Path, where: str) -> str:
         return f"{match[1]}{TABLES[name](profiles)}{match[4]}"
 
     return BLOCK.sub(block, text)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError("there is no such record.", where=str(path), remedy="Measure it first, see profiles/README.md.")
-    data: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return data

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 RECIPES = Path(__file__).with_name("claims")
-TEACHER, GUIDANCE, TEACHER_STEPS = "zoo:emoji/teacher", "2", "25"
+TEACHER, GUIDANCE, TEACHER_STEPS = "zoo:emoji/teacher", "2", 25
 SEEDS = (0, 1, 2)
 CONCEPT = "robot"  # a picture the family has never seen: not of its world's groups
 TOKEN = "sks"
@@ -63,14 +63,31 @@ class Run:
     def figures(self, name: str) -> dict[str, Any]:
         return json.loads((self.work / f"{name}.json").read_text("utf-8"))
 
-    def judge(self, name: str, checkpoint: object, steps: int, seed: int, *more: object) -> Words:
-        """`edgefusion evaluate model` beside the teacher's pictures of the same noise."""
-        teacher = ("--teacher", TEACHER, "--teacher-steps", TEACHER_STEPS, "--teacher-guidance", GUIDANCE)
-        asked = ("--prompts", self.work / "prompts.csv", "--reference", self.work / "real", "--seed", seed)
-        out = ("--out", self.work / "drawn" / name, "--record", self.work / f"{name}.json")
+    def distill(self, kind: str, recipe: str, student: Path | str, *more: object, out: str = "") -> Words:
+        """`edgefusion distill`, to the folder of the recipe's name or `out`."""
+        path = RECIPES / f"{recipe}.toml"
         return self.verb(
-            "evaluate", "model", checkpoint, *asked, "--steps", steps, "--guidance", GUIDANCE, *teacher, *out, *more
+            "distill", kind, "--student", student, "--recipe", path, "-o", self.work / (out or recipe), *more
         )
+
+    def judge(self, name: str, checkpoint: object, steps: int, *more: object) -> dict[str, Words]:
+        """For each seed: the prompts drawn, held against the real pictures."""
+        asked = ("--prompts", self.work / "prompts.csv", "--reference", self.work / "real", "--steps", steps)
+        return {
+            f"{name}-{seed}": self.verb(
+                *("evaluate", "model", checkpoint, *asked, "--seed", seed, "--guidance", GUIDANCE),
+                *("--out", self.work / "drawn" / f"{name}-{seed}", "--record", self.work / f"{name}-{seed}.json"),
+                *more,
+            )
+            for seed in SEEDS
+        }
+
+    def beside_teacher(self, name: str) -> Words:
+        """The pictures of `name`, a model and a seed, beside the teacher's of the same noise."""
+        theirs = self.work / "drawn" / f"teacher-{name.rpartition('-')[2]}" / "pictures"
+        made = self.work / "drawn" / name / "pictures"
+        record = self.work / f"{name}-paired.json"
+        return self.verb("evaluate", "pictures", made, "--reference", theirs, "--paired", "--record", record)
 
 
 def write_pictures(run: Run) -> None:
@@ -117,16 +134,9 @@ def _concept(picture: Any, folder: Path) -> None:
         page.rotate(degrees, Image.Resampling.BICUBIC, fillcolor="white").save(folder / f"{number}.png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/claims"))
-    parser.add_argument("--together", type=int, default=2, help="runs at a time, of --threads each")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--record", type=Path)
-    words = parser.parse_args()
-    run, w = Run(words.work.resolve(), words.threads), words.work.resolve()
-    w.mkdir(parents=True, exist_ok=True)
-
+def make_students(run: Run, together: int) -> dict[str, tuple[object, int, tuple[str, ...]]]:
+    """Everything that is compared: name → checkpoint, steps, more words of `evaluate model`."""
+    w, data = run.work, ("--data", run.work / "cache")
     run.all({"pictures": run.verb("zoo", "emoji", "--stage", "pictures", "--work", w / "zoo")})
     write_pictures(run)
     run.all(
@@ -138,61 +148,56 @@ def main() -> None:
             "compress": run.verb("compress", TEACHER, "--student", "bk-tiny", "-o", w / "bk-tiny"),
         }
     )
-
-    def distill(kind: str, recipe: str, student: Path | str, out: str, *more: object) -> Words:
-        recipe_path = RECIPES / f"{recipe}.toml"
-        return run.verb("distill", kind, "--student", student, "--recipe", recipe_path, "-o", w / out, *more)
-
-    data = ("--data", w / "cache")
-    run.all(
-        {
-            recipe: distill("kd", recipe, w / "bk-tiny", recipe, "--teacher", TEACHER, *data)
-            for recipe in ("kd-no-features", "kd")
-        },
-        words.together,
-    )
+    taught = ("--teacher", TEACHER, *data)
+    run.all({name: run.distill("kd", name, w / "bk-tiny", *taught) for name in ("kd-no-features", "kd")}, together)
     kd = w / "kd" / "student"
     run.all(
         {
-            "lcm-self": distill("lcm", "lcm", kd, "lcm-self", "--teacher", kd, *data),
-            "lcm-large": distill("lcm", "lcm", kd, "lcm-large", "--teacher", TEACHER, *data),
+            "lcm-self": run.distill("lcm", "lcm", kd, "--teacher", kd, *data, out="lcm-self"),
+            "lcm-large": run.distill("lcm", "lcm", kd, *taught, out="lcm-large"),
         },
-        words.together,
+        together,
     )
-    run.all({"decoder": distill("decoder", "decoder", w / "lcm-large" / "student", "decoder", *data)})
-    small = w / "decoder" / "student"
+    said = f"fluent emoji of {TOKEN} {CONCEPT}"
+    concept = ("--pictures", w / "concept", "--instance-prompt", said, "--class-prompt", f"fluent emoji of {CONCEPT}")
     run.all(
         {
-            "dreambooth": distill(
-                "dreambooth",
-                "dreambooth",
-                kd,
-                "dreambooth",
-                *("--pictures", w / "concept"),
-                *("--instance-prompt", f"fluent emoji of {TOKEN} {CONCEPT}"),
-                *("--class-prompt", f"fluent emoji of {CONCEPT}"),
-                *("--prompt", f"fluent emoji of {TOKEN} {CONCEPT}", "--prompt", "fluent emoji of red apple"),
-            )
-        }
+            "dreambooth": run.distill("dreambooth", "dreambooth", kd, *concept, "--prompt", said),
+            "decoder": run.distill("decoder", "decoder", w / "lcm-large" / "student", *data),
+        },
+        together,
     )
-    steps = int(TEACHER_STEPS)
-    judged = {f"teacher-{seed}": run.judge(f"teacher-{seed}", TEACHER, steps, seed) for seed in SEEDS}
-    for seed in SEEDS:
-        judged[f"kd-{seed}"] = run.judge(f"kd-{seed}", kd, steps, seed)
-        judged[f"kd-no-features-{seed}"] = run.judge(
-            f"kd-no-features-{seed}", w / "kd-no-features" / "student", steps, seed
-        )
-        for name, folder in (("lcm-large", w / "lcm-large" / "student"), ("lcm-self", w / "lcm-self" / "student")):
-            judged[f"{name}-{seed}"] = run.judge(f"{name}-{seed}", folder, 2, seed)
-        judged[f"decoder-{seed}"] = run.judge(f"decoder-{seed}", small, 2, seed, "--decoder", "tiny")
-        judged[f"dreambooth-{seed}"] = run.judge(f"dreambooth-{seed}", w / "dreambooth" / "student", steps, seed)
+    many = {name: (w / name / "student", TEACHER_STEPS, ()) for name in ("kd", "kd-no-features", "dreambooth")}
+    few = {name: (w / name / "student", 2, ()) for name in ("lcm-large", "lcm-self")}
+    tiny = {"decoder": (w / "decoder" / "student", 2, ("--decoder", "tiny"))}
+    return {"teacher": (TEACHER, TEACHER_STEPS, ()), **many, **few, **tiny}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/claims"))
+    parser.add_argument("--together", type=int, default=2, help="runs at a time, of --threads each")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--record", type=Path)
+    words = parser.parse_args()
+    run = Run(words.work.resolve(), words.threads)
+    run.work.mkdir(parents=True, exist_ok=True)
+
+    models = make_students(run, words.together)
+    judged: dict[str, Words] = {}
+    for name, (checkpoint, steps, more) in models.items():
+        judged |= run.judge(name, checkpoint, steps, *more)
     run.all(judged, words.together)
+    paired = {f"{name}-paired": run.beside_teacher(name) for name in judged if not name.startswith("teacher")}
+    run.all(paired, words.together)
+    recipes = ("kd", "kd-no-features", "lcm-large", "lcm-self", "dreambooth", "decoder")
     record = {
-        "settings": {"seeds": SEEDS, "guidance_scale": float(GUIDANCE), "teacher_steps": steps},
+        "settings": {"seeds": SEEDS, "guidance_scale": float(GUIDANCE), "teacher_steps": TEACHER_STEPS},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "tools": {tool: version(tool) for tool in ("torch", "diffusers", "transformers", "accelerate")},
-        "figures": {name: run.figures(name) for name in judged},
-        "decoder": json.loads((small / "vae_tiny" / "card.json").read_text("utf-8")),
+        "runs": {name: json.loads((run.work / name / "run.json").read_text("utf-8")) for name in recipes},
+        "decoder": json.loads((run.work / "decoder" / "student" / "vae_tiny" / "card.json").read_text("utf-8")),
+        "figures": {name: run.figures(name) for name in (*judged, *paired)},
     }
     if words.record:
         words.record.parent.mkdir(parents=True, exist_ok=True)

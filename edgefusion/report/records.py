@@ -1,0 +1,23 @@
+"""Records as they are read, and tables as they are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgefusion.spec.errors import UserError
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; every column but the first is aligned right."""
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in [head, rule, *rows])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record of profiles/."""
+    if not path.is_file():
+        raise UserError("there is no such record.", where=str(path), remedy="Measure it first, see profiles/README.md.")
+    data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return data
