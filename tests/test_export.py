@@ -231,17 +231,17 @@ def test_parity_below_the_floor_fails_the_export(
 ) -> None:
     import torch
 
-    from edgefusion.export import reference
+    from edgefusion.export.reference import Reference
 
-    honest = reference.run
+    honest = Reference.run
 
-    def spoiled(plan, graphs):  # noqa: ANN001, ANN202
-        made = honest(plan, graphs)
-        with torch.no_grad():
-            next(graphs["unet"].parameters()).mul_(1.5)  # what is traced is no longer what the reference ran
+    def spoiled(self, name, graph):  # noqa: ANN001, ANN202
+        made = honest(self, name, graph)
+        if name == "unet":  # what is traced is no longer what the reference ran
+            graph.model.conv_in.weight = torch.nn.Parameter(graph.model.conv_in.weight * 1.5)
         return made
 
-    monkeypatch.setattr(reference, "run", spoiled)
+    monkeypatch.setattr(Reference, "run", spoiled)
     with pytest.raises(UserError, match=r"exported unet reaches .* dB against torch; its floor is 60") as caught:
         export(student, tmp_path / "out")
     assert caught.value.exit_code == 3 and not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from edgefusion.export.tensors import Signature
-from edgefusion.models.checkpoint import Checkpoint, build_part, quiet_libraries
+from edgefusion.models.checkpoint import build_part, load_part, quiet_libraries
 from edgefusion.models.layout import Layout
 from edgefusion.spec.bundle import PartName
 
@@ -71,14 +71,9 @@ class DecoderGraph(Graph):
 GRAPHS: dict[PartName, type[Graph]] = {"text_encoder": TextEncoderGraph, "unet": UNetGraph, "decoder": DecoderGraph}
 
 
-def graphs_of(checkpoint: Checkpoint) -> dict[PartName, Graph]:
-    """The three graphs of a loaded checkpoint."""
-    models: dict[PartName, Any] = {
-        "text_encoder": checkpoint.text_encoder,
-        "unet": checkpoint.unet,
-        "decoder": checkpoint.vae,
-    }
-    return {name: GRAPHS[name](model) for name, model in models.items()}
+def load_graph(layout: Layout, part: PartName) -> Graph:
+    """The graph of one part, its weights mapped from their files where those are float32."""
+    return GRAPHS[part](load_part(layout, part, mapped=True))
 
 
 def weightless_graph(layout: Layout, part: PartName) -> Graph:

@@ -7,7 +7,6 @@ golden that ports replay.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,55 +24,66 @@ from edgefusion.spec.bundle import PartName
 SEED = 0
 
 
-@dataclass
 class Reference:
-    """One run. `golden` holds the arrays of `spec.bundle.Golden`, `pairs` the inputs and outputs of every part."""
+    """One run: the card's prompt, noise of seed 0, the recipe's steps, the default guidance.
 
-    golden: dict[str, NDArray[Any]]
-    pairs: dict[PartName, list[Pair]] = field(default_factory=dict)
+    A part is given when it is loaded and let go of when `run` returns, so that one at a time has to be in memory.
+    `golden` holds the arrays of `spec.bundle.Golden` once every part has run, `pairs` inputs and outputs of each.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.golden: dict[str, NDArray[Any]] = {}
+        self.pairs: dict[PartName, list[Pair]] = {}
+
+    def run(self, name: PartName, graph: Graph) -> list[Pair]:
+        """What part `name` does in the run, after the parts before it in the plan's signatures."""
+        record = Recorder(self._plan, name, graph)
+        runs = {"text_encoder": self._encode, "unet": self._sample, "decoder": self._decode}
+        runs[name](record)
+        self.pairs[name] = record.pairs
+        return record.pairs
+
+    def _encode(self, record: Recorder) -> None:
+        input_ids = np.array([self._plan.tokenizer.encode(self._plan.layout.card.default_prompt)], dtype=np.int64)
+        self.golden |= {"input_ids": input_ids, "encoder_hidden_states": record(input_ids)}
+        record(random_ids(self._plan))
+
+    def _sample(self, record: Recorder) -> None:
+        plan, hidden = self._plan, self.golden["encoder_hidden_states"]
+        noise = draw_noise(SEED, plan.signatures["unet"].inputs[0].shape)
+        first = next(noise)
+        step_noise = [next(noise) for _ in range(plan.recipe.steps - 1)]
+        scale = plan.guidance_scale
+        condition = [] if scale is None else [guidance_embedding(scale, plan.guidance_dim or 0)]
+
+        def predict(x: NDArray[np.float32], timestep: int) -> NDArray[np.float32]:
+            return record(x, np.array([timestep], dtype=np.int64), hidden, *condition)
+
+        self.golden |= {
+            "noise": first,
+            "step_noise": np.array(step_noise, dtype=np.float32).reshape(-1, *first.shape),
+            "latents": np.stack(list(lcm_steps(plan, predict, first, step_noise))),
+        }
+
+    def _decode(self, record: Recorder) -> None:
+        scale = np.float32(self._plan.sampler().latent_scale)
+        self.golden["picture"] = to_pixels(record(self.golden["latents"][-1] / scale))
 
 
 class Recorder:
-    """Runs graphs on numpy arrays and keeps what went in and came out."""
+    """Runs a graph on numpy arrays and keeps what went in and came out."""
 
-    def __init__(self, plan: Plan, graphs: dict[PartName, Graph]) -> None:
-        self._plan, self._graphs = plan, graphs
-        self.pairs: dict[PartName, list[Pair]] = {name: [] for name in graphs}
+    def __init__(self, plan: Plan, name: PartName, graph: Graph) -> None:
+        self._names = [row.name for row in plan.signatures[name].inputs]
+        self._graph = graph
+        self.pairs: list[Pair] = []
 
-    def __call__(self, name: PartName, *arrays: NDArray[Any]) -> NDArray[np.float32]:
+    def __call__(self, *arrays: NDArray[Any]) -> NDArray[np.float32]:
         with torch.no_grad():
-            output: NDArray[np.float32] = self._graphs[name](*(torch.from_numpy(array) for array in arrays)).numpy()
-        names = [row.name for row in self._plan.signatures[name].inputs]
-        self.pairs[name].append((dict(zip(names, arrays, strict=True)), output))
+            output: NDArray[np.float32] = self._graph(*(torch.from_numpy(array) for array in arrays)).numpy()
+        self.pairs.append((dict(zip(self._names, arrays, strict=True)), output))
         return output
-
-
-def run(plan: Plan, graphs: dict[PartName, Graph]) -> Reference:
-    """The card's prompt, noise of seed 0, the recipe's steps, the default guidance."""
-    record = Recorder(plan, graphs)
-    input_ids = np.array([plan.tokenizer.encode(plan.layout.card.default_prompt)], dtype=np.int64)
-    hidden = record("text_encoder", input_ids)
-    record("text_encoder", random_ids(plan))
-    noise = draw_noise(SEED, plan.signatures["unet"].inputs[0].shape)
-    first = next(noise)
-    step_noise = [next(noise) for _ in range(plan.recipe.steps - 1)]
-    condition = [] if plan.guidance_scale is None else [guidance_embedding(plan.guidance_scale, plan.guidance_dim or 0)]
-
-    def predict(x: NDArray[np.float32], timestep: int) -> NDArray[np.float32]:
-        return record("unet", x, np.array([timestep], dtype=np.int64), hidden, *condition)
-
-    latents = list(lcm_steps(plan, predict, first, step_noise))
-    scale = np.float32(plan.sampler().latent_scale)
-    picture = to_pixels(record("decoder", latents[-1] / scale))
-    golden: dict[str, NDArray[Any]] = {
-        "input_ids": input_ids,
-        "encoder_hidden_states": hidden,
-        "noise": first,
-        "step_noise": np.array(step_noise, dtype=np.float32).reshape(-1, *first.shape),
-        "latents": np.stack(latents),
-        "picture": picture,
-    }
-    return Reference(golden, record.pairs)
 
 
 def lcm_steps(plan: Plan, predict: Any, first: NDArray[Any], step_noise: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:

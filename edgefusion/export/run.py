@@ -1,4 +1,5 @@
-"""The export, top to bottom: load, run the reference, trace and compare each part, golden, manifest, replay, rename."""
+"""The export, top to bottom: part by part load, run the reference, trace, let go and compare; then golden, manifest,
+replay, rename. Never are the weights of two parts in memory at once before the replay."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import MANIFEST, Bundle, open_bundle
 
 if TYPE_CHECKING:
-    from edgefusion.export.graphs import Graph
     from edgefusion.export.memory import Size
     from edgefusion.export.parity import Pair
+    from edgefusion.export.reference import Reference
 
 RUNTIME_MIB = 70  # resident size of edgefusion.runtime with onnxruntime imported and no graph loaded (x86-64)
 
@@ -80,19 +81,14 @@ class _Run:
         self.golden_db: dict[str, float] | None = None
 
     def all(self) -> None:
-        from edgefusion.export import reference
-        from edgefusion.export.graphs import graphs_of
         from edgefusion.export.memory import need
-        from edgefusion.models.checkpoint import load_layout
+        from edgefusion.export.reference import Reference
 
-        with self._stage("weights"):
-            graphs = graphs_of(load_layout(self.plan.layout))
-        with self._stage("reference run"):
-            made = reference.run(self.plan, graphs)
+        made = Reference(self.plan)
         parts = {}
-        for name in FILES:
+        for name in self.plan.signatures:
             with self._stage(name):
-                parts[name] = self._part(name, graphs[name], made.pairs[name])
+                parts[name] = self._part(name, made)
         with self._stage("golden"):
             effect = self._guidance_effect(parts["unet"], made.pairs["unet"])
             self._put_small_files(golden.npz_bytes(made.golden))
@@ -102,15 +98,18 @@ class _Run:
             measures = golden.replay(self.place.folder)
             self.golden_db = {row.stage: round(row.psnr_db, 2) for row in measures}
 
-    def _part(self, name: PartName, graph: Graph, pairs: list[Pair]) -> Part:
+    def _part(self, name: PartName, reference: Reference) -> Part:
+        from edgefusion.export.graphs import load_graph
         from edgefusion.export.trace import trace
 
-        size = self.sizes[name]
+        size, graph = self.sizes[name], load_graph(self.plan.layout, name)
+        pairs = reference.run(name, graph)
         if facts := self.place.found(name):
             self.reused.append(name)
             return assemble.part_of(self.plan, name, size.parameters, facts["psnr_db"])
         path = self.place.begin(name, FILES[name])
         files = trace(graph, self.plan.signatures[name], self.plan.recipe.opset, path, verbose=self.verbose)
+        del graph  # its weights, before the engine loads the file's
         part = assemble.part_of(self.plan, name, size.parameters, 0.0)
         found = parity.measure(parity.load(self.place.folder, part), part, pairs)
         parity.require(name, found, part.floor_db)

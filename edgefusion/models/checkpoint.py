@@ -70,8 +70,24 @@ def load_checkpoint(source: str, *, download: bool = False, decoder: str = "auto
 
 def load_layout(layout: Layout) -> Checkpoint:
     """Load the weights of a layout into modules built from its configurations."""
-    parts = {part: _load_part(layout, part) for part in ("text_encoder", "unet", "decoder")}
+    parts = {part: load_part(layout, part) for part in ("text_encoder", "unet", "decoder")}
     return Checkpoint(parts["text_encoder"], parts["unet"], parts["decoder"], layout)
+
+
+def load_part(layout: Layout, part: str, *, mapped: bool = False) -> torch.nn.Module:
+    """One part of a layout with its weights, float32, frozen, in evaluation mode.
+
+    Args:
+        layout: the checkpoint.
+        part: its name in `layout.configs`.
+        mapped: let float32 weights stay in their file, mapped into memory: for a short while, and only to be read.
+
+    Raises:
+        UserError: its files are damaged, or weights and configuration disagree.
+    """
+    files = layout.weights[part]
+    module = build_module(layout.configs[part], files[0].parent / "config.json", empty=True)
+    return load_weights(module, files, mapped=mapped)
 
 
 def build_part(layout: Layout, part: str) -> torch.nn.Module:
@@ -157,8 +173,13 @@ def _maker(config: Config, where: Path) -> tuple[Callable[[Config], Any], bool]:
     raise UserError(f"{name} is no part of a Stable Diffusion checkpoint.", where=str(where))
 
 
-def load_weights(module: torch.nn.Module, files: list[Path]) -> torch.nn.Module:
+def load_weights(module: torch.nn.Module, files: list[Path], *, mapped: bool = False) -> torch.nn.Module:
     """`module` with the weights of safetensors files, every one of them and no other, in float32 and frozen.
+
+    Args:
+        module: what `build_module` made.
+        files: the safetensors files of the part.
+        mapped: leave what is float32 already in the file, mapped into memory.
 
     Raises:
         UserError: a file is damaged, holds NaN, or disagrees with the module's names or shapes.
@@ -167,7 +188,8 @@ def load_weights(module: torch.nn.Module, files: list[Path]) -> torch.nn.Module:
 
     headers = [read_header(path) for path in files]
     _compare({name: row for rows in headers for name, row in rows.items()}, module, files[0])
-    return _fill(module, (pair for path in files for pair in load_file(path).items()), files[0])
+    pairs = (pair for path in files for pair in load_file(path).items())
+    return _fill(module, pairs, files[0], copied=not mapped)
 
 
 def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], where: Path) -> torch.nn.Module:
@@ -183,14 +205,16 @@ def load_state(module: torch.nn.Module, state: dict[str, torch.Tensor], where: P
     return _fill(module, state.items(), where)
 
 
-def _fill(module: torch.nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], where: Path) -> torch.nn.Module:
+def _fill(
+    module: torch.nn.Module, tensors: Iterable[tuple[str, torch.Tensor]], where: Path, *, copied: bool = True
+) -> torch.nn.Module:
     import torch
 
     wanted = module.state_dict().keys()
     state: dict[str, torch.Tensor] = {}
     for name, value in tensors:
         if not NOT_WEIGHTS.search(name):  # a copy: what is loaded may still be the file, mapped into memory
-            state[_today(name, wanted)] = value.to(torch.float32, copy=True)
+            state[_today(name, wanted)] = value.to(torch.float32, copy=copied)
     _refuse_not_finite(state, where)
     module.load_state_dict(state, strict=True, assign=True)
     return module.requires_grad_(False)
@@ -202,11 +226,6 @@ def save_text_encoder(model: Any, folder: Path) -> None:
 
     model.config.save_pretrained(folder)
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def _load_part(layout: Layout, part: str) -> torch.nn.Module:
-    files = layout.weights[part]
-    return load_weights(build_module(layout.configs[part], files[0].parent / "config.json", empty=True), files)
 
 
 def _today(name: str, wanted: Container[str]) -> str:
