@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -291,6 +292,7 @@ def test_fp16_without_a_gpu_is_an_error(tmp_path: Path) -> None:
 def _stage(path: Path, steps: int, kill_at: int | None = None) -> torch.Tensor:
     torch.manual_seed(0)
     net = torch.nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last)
+    target = copy.deepcopy(net).requires_grad_(False)
     seen = []
 
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -298,13 +300,17 @@ def _stage(path: Path, steps: int, kill_at: int | None = None) -> torch.Tensor:
             raise KeyboardInterrupt
         seen.append(1)
         x = torch.randn((2, 4, 5, 5), generator=generator).contiguous(memory_format=torch.channels_last)
-        return {"l2": net(x).square().mean()}
+        return {"l2": (net(x) - target(x) + 1).square().mean()}
 
-    fit(net, loss, Schedule(steps=steps, learning_rate=0.01), path, seed=1, label="stage")
+    def follow(module: torch.nn.Module) -> None:
+        target.weight.lerp_(module.weight.detach(), 0.1)
+
+    moved = {"target": target}
+    fit(net, loss, Schedule(steps=steps, learning_rate=0.01), path, seed=1, label="x", on_step=follow, followers=moved)
     return net.weight.detach().clone()
 
 
-def test_a_stage_of_the_zoo_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_of_the_zoo_resumes_to_the_bit_with_what_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _stage(tmp_path / "whole", 9)
     monkeypatch.setattr("edgefusion.distill.loop.SAVE_EVERY_S", 0.0)
     with pytest.raises(KeyboardInterrupt):

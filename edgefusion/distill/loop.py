@@ -209,6 +209,7 @@ def fit(
     seed: int,
     label: str,
     on_step: Callable[[torch.nn.Module], None] | None = None,
+    followers: Mapping[str, torch.nn.Module] | None = None,
 ) -> None:
     """Trains `module` in place and leaves the averaged (EMA) weights in it.
 
@@ -217,6 +218,7 @@ def fit(
             (seed, step), so a run that was interrupted goes on with the same batches.
         state: the resumable state is kept in `<state>.safetensors`.
         on_step: called with the module after each optimiser step (e.g. to update an EMA target network).
+        followers: what `on_step` moves; kept in the state with the module.
 
     Raises:
         UserError: a loss is not finite; the state cannot be written.
@@ -225,7 +227,7 @@ def fit(
 
     path = state.with_suffix(".safetensors")
     optimizer = adamw(trainable(module), schedule.learning_rate, (0.9, schedule.beta2), schedule.weight_decay)
-    run = State(module, optimizer, schedule.ema_decay)
+    run = State(module, optimizer, schedule.ema_decay, followers)
     start = _load(run, path)
     generator = torch.Generator()
     module.train()

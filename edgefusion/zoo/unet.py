@@ -151,5 +151,6 @@ def train_consistency(
         for kept, new in zip(target.parameters(), module.parameters(), strict=True):
             kept.lerp_(new, 1 - recipe.target_decay)
 
-    fit(unet, loss, recipe.schedule, state, seed=seed, label="two-step student", on_step=follow)
+    moved = {"target": target}
+    fit(unet, loss, recipe.schedule, state, seed=seed, label="two-step student", on_step=follow, followers=moved)
     return unet
