@@ -310,7 +310,9 @@ def _stage(path: Path, steps: int, kill_at: int | None = None) -> torch.Tensor:
     return net.weight.detach().clone()
 
 
-def test_a_stage_of_the_zoo_resumes_to_the_bit_with_what_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_of_the_zoo_resumes_to_the_bit_with_what_follows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = _stage(tmp_path / "whole", 9)
     monkeypatch.setattr("edgefusion.distill.loop.SAVE_EVERY_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
