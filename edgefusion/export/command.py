@@ -21,6 +21,12 @@ def main(
         typer.Option(metavar="tiny|kl", help="Decoder to take; the recipe's word without it, tiny where there is one."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; build/<name>-<target> without it.")] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            metavar="edgefusion|diffusers", help="diffusers: also the files with which ORTDiffusionPipeline loads it."
+        ),
+    ] = "edgefusion",
     listing: Annotated[bool, typer.Option("--list", help="List the targets, and stop.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and whether it fits the board; write nothing.")
@@ -46,13 +52,14 @@ def main(
         return
     if target is None:
         raise UserError("no target given.", where="--target", remedy="Choose one of `--list`, e.g. --target host.")
+    from edgefusion.export import layouts
     from edgefusion.export.plan import make_plan
     from edgefusion.models.checkpoint import require_installed
     from edgefusion.spec.rooms import load_recipe
 
     load_recipe(target)  # a typing error in the target is told before anything else is asked for
     require_installed()
-    plan = make_plan(target, weights, out, decoder=decoder, download=download)
+    plan = layouts.arranged(make_plan(target, weights, out, decoder=decoder, download=download), layout)
     if dry_run:
         from edgefusion.export.preview import preview, show
 

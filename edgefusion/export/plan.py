@@ -39,6 +39,7 @@ class Plan:
     height: int
     width: int
     out: Path
+    files_layout: str = "edgefusion"  # or "diffusers": see export.layouts
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgefusion.export import assemble, golden, guidance, parity
+from edgefusion.export import assemble, golden, guidance, layouts, parity
 from edgefusion.export.place import Place, claim, refuse_foreign
 from edgefusion.export.plan import Plan
 from edgefusion.export.progress import Progress
@@ -67,7 +67,8 @@ def up_to_date(plan: Plan) -> Bundle | None:
         bundle = open_bundle(plan.out)
     except UserError:
         return None
-    return bundle if assemble.same_inputs(bundle.manifest, plan) else None
+    same = assemble.same_inputs(bundle.manifest, plan) and layouts.layout_of(bundle.manifest) == plan.files_layout
+    return bundle if same else None
 
 
 class _Run:
@@ -126,6 +127,8 @@ class _Run:
         self.place.put(assemble.TOKENIZER, self.plan.tokenizer.to_json())
         if source := self.plan.layout.license_file:
             self.place.put(assemble.LICENSE, source.read_bytes())
+        for path, content in layouts.extra_files(self.plan).items():
+            self.place.put(path, content)
 
     def _stage(self, name: str) -> _Stage:
         return _Stage(self, name)
