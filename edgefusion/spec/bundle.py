@@ -101,6 +101,21 @@ class Guidance(Strict):
     effect_db: float = Field(description="PSNR between U-Net outputs at min_scale and max_scale: low = strong effect")
 
 
+class ClassifierFree(Strict):
+    """Classifier-free guidance (arXiv 2207.12598) of a student without a guidance embedding, at scale s:
+
+    o = o_negative + s·(o - o_negative), o_negative the U-Net's output for the negative prompt ("" where there is none
+    given). At s = 1 that is o: one pass a step, and the negative prompt says nothing.
+    """
+
+    default_scale: float
+    min_scale: float = Field(ge=1)
+    max_scale: float
+    zero_negative: bool = Field(
+        description="without a negative prompt its text states and pooled text are zeros, not those of an empty prompt"
+    )
+
+
 class Sampler(Strict):
     """Constants of multistep consistency sampling, exact, so that no port recomputes them.
 
@@ -122,6 +137,13 @@ class Sampler(Strict):
     latent_scale: float = Field(gt=0, description="latents are divided by this before the decoder")
     latent_shift: float = 0.0
     guidance: Guidance | None
+    classifier_free: ClassifierFree | None = Field(default=None, description="never beside `guidance`; None: one pass")
+
+    @model_validator(mode="after")
+    def _one_guidance(self) -> Sampler:
+        if self.guidance and self.classifier_free:
+            raise ValueError("a student has a guidance embedding or classifier-free guidance, not both")
+        return self
 
     @model_validator(mode="after")
     def _schedule_lengths(self) -> Sampler:
@@ -147,10 +169,12 @@ class Tokenizer(Strict):
 
 
 class Image(Strict):
-    """Picture size in pixels."""
+    """Picture size in pixels. `time_ids`: what the U-Net of an SDXL student is told about sizes, as it is, in pixels:
+    height and width of the original, top and left of the crop, height and width of the target."""
 
     width: int = Field(gt=0, multiple_of=8)
     height: int = Field(gt=0, multiple_of=8)
+    time_ids: tuple[int, int, int, int, int, int] | None = None
 
 
 class Golden(Strict):
@@ -158,7 +182,8 @@ class Golden(Strict):
 
     input_ids int64 [1, L]; encoder_hidden_states float32 [1, L, D]; noise float32 [1, 4, h, w] (first latents);
     step_noise float32 [n-1, 1, 4, h, w]; latents float32 [n, 1, 4, h, w] (after each step);
-    picture uint8 [H, W, 3]. Made by the torch modules with diffusers' LCMScheduler; the export replays it with the
+    picture uint8 [H, W, 3]; of SDXL also text_embeds float32 [1, P], and input_ids_2 int64 [1, L] where there is a
+    tokenizer_2. Made by the torch modules with diffusers' LCMScheduler; the export replays it with the
     bundle's own parts before it accepts them.
     """
 
@@ -166,6 +191,7 @@ class Golden(Strict):
     prompt: str
     steps: int
     guidance_scale: float | None
+    negative_prompt: str | None = Field(default=None, description="only with classifier-free guidance above 1")
     latents_floor_db: float = Field(description="a port's final latents must reach this PSNR against the golden")
     picture_floor_db: float
 
@@ -186,6 +212,14 @@ class QualityRecord(Strict):
     below_floor: tuple[str, ...] = Field(default=(), description="floors missed and let pass (--allow-below-floor)")
 
 
+class Lora(Strict):
+    """A LoRA that was added to the weights before they were traced: W + weight·ΔW."""
+
+    name: str = Field(description="name of its file or folder, without the path")
+    sha256: Sha256
+    weight: float
+
+
 class Weights(Strict):
     """Where the weights came from and under which terms they travel."""
 
@@ -197,6 +231,7 @@ class Weights(Strict):
     license: str
     license_file: RelativePath | None
     attribution: tuple[str, ...] = ()
+    loras: tuple[Lora, ...] = ()
 
 
 class Manifest(Strict):
@@ -208,6 +243,9 @@ class Manifest(Strict):
     parts: dict[PartName, Part]
     sampler: Sampler
     tokenizer: Tokenizer
+    tokenizer_2: Tokenizer | None = Field(
+        default=None, description="of text_encoder_2, where its ids are not those of `tokenizer`"
+    )
     image: Image
     golden: Golden
     weights: Weights
@@ -223,7 +261,12 @@ class Manifest(Strict):
     def _references(self) -> Manifest:
         if set(self.parts) - {"text_encoder_2"} != {"text_encoder", "unet", "decoder"}:
             raise ValueError("parts must be text_encoder, unet and decoder, and text_encoder_2 of SDXL only")
+        if ("text_encoder_2" in self.parts) != (self.image.time_ids is not None):
+            raise ValueError("SDXL has both text_encoder_2 and image.time_ids, others have neither")
+        if self.tokenizer_2 and "text_encoder_2" not in self.parts:
+            raise ValueError("tokenizer_2 without text_encoder_2")
         wanted = [part.file for part in self.parts.values()] + [self.tokenizer.file, self.golden.file]
+        wanted += [self.tokenizer_2.file] if self.tokenizer_2 else []
         for path in wanted:
             if path not in self.files:
                 raise ValueError(f"files does not list {path}")
