@@ -2,7 +2,8 @@
 
 What torch writes into a file besides the graph (stack traces, paths, export signatures) is removed, so that the same
 weights give the same bytes. What is kept is `pkg.torch.onnx.name_scopes`: the modules a node came from, outermost
-first, then the node's own name. The profiler joins an engine's layers to the model with it.
+first, then the node's own name. Metadata does not outlive the way into an engine, names do: so every node is named
+MODULE/NODE, after the innermost of its modules, and the profiler joins an engine's layers to the model with it.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def clean(model: onnx_ir.Model) -> None:
         node.metadata_props.clear()
         node.metadata_props.update(kept)
         node.doc_string = None
+        _name_after_module(node)
         for value in node.outputs:
             value.metadata_props.clear()
     for value in [*model.graph.initializers.values(), *model.graph.inputs]:
@@ -120,6 +122,13 @@ def _place_lost_nodes(graph: onnx_ir.Graph) -> None:
         known = [modules for other in (*producers, *consumers) if other is not None and (modules := modules_of(other))]
         if known:
             node.metadata_props[SCOPES] = repr([*os.path.commonprefix(known), node.name])
+
+
+def _name_after_module(node: onnx_ir.Node) -> None:
+    modules = modules_of(node)
+    if modules:
+        node.name = f"{modules[-1]}/{node.name}"
+        node.metadata_props[SCOPES] = repr([*modules, node.name])
 
 
 def _sync(path: Path) -> None:
