@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "compress": Verb("edgefusion.compress.command:main", "Cut a student out of a checkpoint, its weights inherited."),
     "distill": Verb("edgefusion.distill.command:app", "Teach a student: features, few steps, a decoder, a concept."),
     "evaluate": Verb("edgefusion.evaluate.command:app", "Take figures of pictures or of a checkpoint (needs torch)."),
+    "models": Verb("edgefusion.models.command:app", "Make full-size checkpoints of random numbers (needs torch)."),
     "data": Verb("edgefusion.data.command:app", "Choose, crop, caption, draw and cache training pictures."),
     "zoo": Verb("edgefusion.zoo.command:main", "Train the small family from nothing, in stages (needs torch)."),
 }
