@@ -47,7 +47,7 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
-	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)dev]')
+	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)optimum$(COMMA)dev]')
 	@touch $@ $(VENV)/.demo
 
 COMMA := ,

@@ -13,7 +13,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edgefusion"
 
-TORCH_SIDE = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "onnx", "onnxscript"}
+TORCH_SIDE = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "peft",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+    "optimum",
+}
 SDKS = {"onnxruntime", "openvino", "executorch", "tensorrt", "onnxruntime_qnn", "pycuda", "cuda"}
 
 BOARD = {"spec", "backends", "runtime", "boards", "build", "bench", "profile", "check", "devices", "report", "cli"}

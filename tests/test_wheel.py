@@ -99,9 +99,14 @@ def installed310(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     shutil.rmtree(folder)
 
 
-def test_the_wheel_holds_one_package_and_the_rooms(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"edgefusion"}
+def test_the_wheel_holds_one_package_the_rooms_and_a_file_for_optimum(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
+    others = [name for name in names if not name.startswith(("edgefusion/", "edgefusion-"))]
+    assert others == ["optimum/commands/register/edgefusion.py"]  # optimum's namespace folder: no package of ours
+    assert archive.read(others[0]) == (ROOT / "edgefusion/export/optimum_register.py").read_bytes()
+    (top_level,) = (name for name in names if name.endswith(".dist-info/top_level.txt"))
+    assert archive.read(top_level).split() == [b"edgefusion"]
     for room in ("export", "devices"):
         for path in (ROOT / room).glob("*.toml"):
             assert f"edgefusion/_rooms/{room}/{path.name}" in names
@@ -113,6 +118,10 @@ def test_only_edgefusion_is_importable(installed: Installed) -> None:
     names = ("edgefusion", "export", "runtime", "devices", "profiles", "tests", "torch")
     code = "import importlib.util, sys\nprint([n for n in sys.argv[1:] if importlib.util.find_spec(n)])"
     assert installed.out("-c", code, *names).strip() == "['edgefusion']"
+    made = "from importlib.metadata import packages_distributions\nprint(packages_distributions().get('optimum'))"
+    assert installed.out("-c", made).strip() == "None", "nobody is told that optimum comes from us"
+    namespace = "import importlib.util as u\nprint(u.find_spec('optimum').origin, u.find_spec('optimum.utils'))"
+    assert installed.out("-c", namespace).strip() == "None None", "`optimum` is the folder of one file, nothing else"
 
 
 @pytest.mark.parametrize("environment", ["installed", "installed310"])
