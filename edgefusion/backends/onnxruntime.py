@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import statistics
+import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from edgefusion.backends._cache import Cache, Entry, processor
+from edgefusion.backends._layer import Layer
 from edgefusion.spec.bundle import Part, Tensor
 from edgefusion.spec.errors import UserError
 
@@ -21,6 +27,9 @@ DTYPES = {
 }
 
 Signature = tuple[str, tuple[Any, ...]]
+CPU = "CPUExecutionProvider"
+OPTIMISED, WEIGHTS = "optimised.onnx", "optimised.data"
+KEPT_BYTES = "1024"  # smaller tensors stay in the graph: shapes have to be known when it is loaded
 
 
 class Engine:
@@ -34,22 +43,33 @@ class Engine:
         return dict(zip(names, self._session.run(names, feeds), strict=True))
 
 
-def load(model: Path, part: Part, *, provider: str = "cpu", threads: int | None = None) -> Engine:
-    """Load one part of a bundle.
+def load(
+    model: Path,
+    part: Part,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    cache: Cache | None = None,
+) -> Engine:
+    """Load one part of a bundle. This engine computes in the types of the graph; `part.activations` is not asked.
 
     Args:
         model: the ONNX file, its external data (if any) beside it.
         part: what the manifest says of it; a graph with other inputs or outputs is refused.
         provider: execution provider, as `cpu`, `cuda`, … or in full (`CPUExecutionProvider`).
         threads: threads inside an operator; None leaves the choice to the engine.
+        cache: where the optimised graph and its weights, packed for this processor, are kept; for the CPU alone.
 
     Raises:
         UserError: onnxruntime or the provider is not here, or the file is not a graph it can run.
     """
     ort = _sdk()
+    if model.suffix == ".xml":
+        raise _not_onnx(model)
     name = _provider(ort, provider)
+    entry = cache.entry("onnxruntime", _facts(ort)) if cache and name == CPU else None
     try:
-        session = ort.InferenceSession(str(model), sess_options=_options(ort, threads), providers=[name])
+        session = _session(ort, model, name, threads, entry)
     except Exception as error:  # onnxruntime raises a dozen classes of its own, all with the reason in the text
         raise UserError(
             f"onnxruntime {ort.__version__} cannot load this graph: {_first_line(error)}.",
@@ -66,6 +86,81 @@ def load(model: Path, part: Part, *, provider: str = "cpu", threads: int | None 
     _agree(session.get_inputs(), part.inputs, model, "input")
     _agree(session.get_outputs(), part.outputs, model, "output")
     return Engine(session)
+
+
+def profile(
+    model: Path,
+    part: Part,
+    feeds: dict[str, NDArray[Any]],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    runs: int = 5,
+) -> list[Layer]:
+    """The counters of every layer over `runs` runs after a first one: median time, in the order they ran.
+
+    Args: as `load`; `feeds`: {input name: array}.
+    """
+    ort = _sdk()
+    options = _options(ort, threads)
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "layers")
+        session = ort.InferenceSession(str(model), sess_options=options, providers=[_provider(ort, provider)])
+        for _ in range(runs + 1):
+            session.run(None, feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return _layers(events, runs)
+
+
+def _layers(events: list[dict[str, Any]], runs: int) -> list[Layer]:
+    times: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            facts = event["args"]
+            times[name, facts["op_name"], facts["provider"]].append(event["dur"] / 1000)
+    return [
+        Layer(name, (name,), kind, kernel, statistics.median(spent[-runs:]))
+        for (name, kind, kernel), spent in times.items()
+    ]
+
+
+def _session(ort: Any, model: Path, provider: str, threads: int | None, entry: Entry | None) -> Any:
+    if entry is None:
+        return ort.InferenceSession(str(model), sess_options=_options(ort, threads), providers=[provider])
+    if entry.is_whole():
+        options = _options(ort, threads)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # they are in the file
+        try:
+            return ort.InferenceSession(str(entry.use(OPTIMISED)), sess_options=options, providers=[provider])
+        except Exception:  # made by another build, or spoiled: it is made again
+            pass
+    return _stored(ort, model, provider, threads, entry)
+
+
+def _stored(ort: Any, model: Path, provider: str, threads: int | None, entry: Entry) -> Any:
+    """Load, and keep the optimised graph, its weights beside it as this processor's kernels want them, to be mapped."""
+    with entry.making() as folder:
+        options = _options(ort, threads)
+        options.optimized_model_filepath = str(folder / OPTIMISED)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", KEPT_BYTES)
+        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+        ort.InferenceSession(str(model), sess_options=options, providers=[provider])
+    return _session(ort, model, provider, threads, None)
+
+
+def _facts(ort: Any) -> dict[str, str]:
+    return {"onnxruntime": ort.__version__, "build": ort.get_build_info(), "processor": processor()}
+
+
+def _not_onnx(model: Path) -> UserError:
+    return UserError(
+        "is an OpenVINO graph; onnxruntime reads ONNX.",
+        where=str(model),
+        remedy="Leave --backend out, or choose --backend openvino.",
+    )
 
 
 def _sdk() -> Any:

@@ -1,0 +1,343 @@
+"""OpenVINO. Its file format is the IR (.xml with the graph, .bin with the weights); an ONNX file it reads as well."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefusion.backends._cache import Cache, Entry
+from edgefusion.backends._layer import Layer, module_of
+from edgefusion.spec.bundle import Part, Tensor
+from edgefusion.spec.errors import UserError
+
+HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+CAPABILITIES = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
+DTYPES = {
+    "f32": "float32",
+    "f16": "float16",
+    "i64": "int64",
+    "i32": "int32",
+    "u16": "uint16",
+    "i8": "int8",
+    "u8": "uint8",
+}
+BLOB, IR = "model.blob", "openvino_model.xml"
+
+
+class Engine:
+    """One compiled graph and one request. Call it with {input name: array}; it returns {output name: array}.
+
+    Inputs are written into the request's own tensors, outputs are copied out of them. Not for two threads at once.
+    """
+
+    def __init__(self, compiled: Any, weights: Any = None) -> None:
+        self.compiled = compiled
+        self._weights = weights  # memory the compiled graph may still read from
+        self._request = compiled.create_infer_request()
+        self._inputs = {port.any_name: self._request.get_tensor(port) for port in compiled.inputs}
+        self._outputs = {port.any_name: self._request.get_tensor(port) for port in compiled.outputs}
+
+    def __call__(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        for name, tensor in self._inputs.items():
+            np.copyto(tensor.data, feeds[name], casting="no")
+        self._request.infer()
+        return {name: tensor.data.copy() for name, tensor in self._outputs.items()}
+
+    def layers(self) -> list[Layer]:
+        """The counters of the last run; [] where it was not loaded with `counters`."""
+        nodes = {node.friendly_name: node for node in self.compiled.get_runtime_model().get_ordered_ops()}
+        return [_layer(row, nodes) for row in self._request.profiling_info if "EXECUTED" in str(row.status)]
+
+
+def load(
+    model: Path,
+    part: Part,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    cache: Cache | None = None,
+    counters: bool = False,
+) -> Engine:
+    """Load one part of a bundle, computing in `part.activations`.
+
+    Args:
+        model: the .xml of an IR, its .bin beside it, or an ONNX file.
+        part: what the manifest says of it; a graph with other inputs or outputs is refused.
+        provider: device, as OpenVINO names it: `cpu`, `gpu`, `gpu.0`, `npu`.
+        threads: threads of the CPU; None leaves the choice to the engine.
+        cache: where the compiled graph is kept; None compiles every time.
+        counters: count the time of every layer, which costs some.
+
+    Raises:
+        UserError: OpenVINO or the device is not here, the device cannot compute in this precision, or the file is not
+            a graph that this version can run.
+    """
+    ov = sdk()
+    core = ov.Core()
+    device = _device(core, provider)
+    properties = _properties(core, device, part, threads, counters)
+    try:
+        compiled = _compiled(ov, core, model, device, properties, cache)
+    except RuntimeError as error:  # everything that OpenVINO raises
+        raise UserError(
+            f"OpenVINO {ov.get_version()} cannot load this graph on {device}: {_reason(error)}.",
+            where=str(model),
+            remedy="Check the bundle (python -m edgefusion.check); if it is whole, update openvino.",
+        ) from error
+    _agree(compiled.inputs, part.inputs, model, "input")
+    _agree(compiled.outputs, part.outputs, model, "output")
+    return Engine(compiled)
+
+
+def profile(
+    model: Path,
+    part: Part,
+    feeds: dict[str, NDArray[Any]],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    runs: int = 5,
+) -> list[Layer]:
+    """The counters of every layer over `runs` runs after a first one: median time, in the order they ran.
+
+    Args: as `load`; `feeds`: {input name: array}.
+    """
+    engine = load(model, part, provider=provider, threads=threads, counters=True)
+    engine(feeds)
+    seen: dict[str, list[Layer]] = defaultdict(list)
+    for _ in range(runs):
+        engine(feeds)
+        for layer in engine.layers():
+            seen[layer.name].append(layer)
+    return [replace(rows[0], time_ms=statistics.median(row.time_ms for row in rows)) for rows in seen.values()]
+
+
+def build(onnx: Path, xml: Path, *, half_weights: bool = False) -> list[Path]:
+    """Write an ONNX file as IR and return the files: `xml`, and the .bin beside it.
+
+    Raises:
+        UserError: OpenVINO is not here, or cannot read the file.
+    """
+    return save(read(onnx), xml, half_weights=half_weights)
+
+
+def read(onnx: Path) -> Any:
+    """An ONNX file as openvino.Model, ready for `save` or for a quantiser; every operation is named MODULE/NODE.
+
+    Raises:
+        UserError: OpenVINO is not here, or cannot read the file.
+    """
+    ov = sdk()
+    try:
+        model = ov.convert_model(onnx)
+    except Exception as error:  # OpenVINO's own, and those of its Python converter
+        raise UserError(
+            f"OpenVINO {ov.get_version()} cannot read this graph: {_reason(error)}.",
+            where=str(onnx),
+            remedy="Export it with another opset, or update openvino.",
+        ) from error
+    name_operations(model)
+    return model
+
+
+def save(model: Any, xml: Path, *, half_weights: bool = False) -> list[Path]:
+    """Write an openvino.Model, float or quantised, as IR; the same model gives the same bytes.
+
+    Args:
+        model: the model; operations that have no name get one.
+        xml: the file to write; its .bin is written beside it.
+        half_weights: store float32 weights as float16.
+    """
+    name_operations(model)
+    xml.parent.mkdir(parents=True, exist_ok=True)
+    sdk().save_model(model, xml, compress_to_fp16=half_weights)
+    files = [xml, xml.with_suffix(".bin")]
+    for file in files:
+        with file.open("rb+") as stream:
+            os.fsync(stream.fileno())
+    return files
+
+
+def name_operations(model: Any) -> None:
+    """Give every operation that OpenVINO numbered by itself a name that says where it is: MODULE/TYPE_NUMBER.
+
+    The module is that of the named operations around it, as deep as they agree. OpenVINO counts through a process, so
+    its own numbers would make two exports of the same weights differ.
+    """
+    counts: dict[str, int] = {}
+    for operation in model.get_ordered_ops():
+        if operation.get_friendly_name() == operation.get_name():
+            kind = operation.get_type_name()
+            stem = f"{_place(operation)}/{kind}"
+            counts[stem] = counts.get(stem, -1) + 1
+            operation.set_friendly_name(f"{stem}_{counts[stem]}")
+
+
+def sdk() -> Any:
+    """The openvino package.
+
+    Raises:
+        UserError: it is not installed (exit code 4).
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(
+            f"openvino is not installed ({error}).",
+            remedy="Install it: pip install 'edgefusion[openvino]'.",
+            exit_code=4,
+        ) from error
+    return openvino
+
+
+def _compiled(ov: Any, core: Any, model: Path, device: str, properties: dict[str, Any], cache: Cache | None) -> Any:
+    if cache is None or "EXPORT_IMPORT" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+        return core.compile_model(model, device, properties)
+    facts = {"openvino": ov.get_version(), "device": device, **_device_facts(core, device), **_plain(properties)}
+    entry = cache.entry("openvino", facts)
+    if compiled := _imported(core, entry, model, device, properties):
+        return compiled
+    return _stored(core, entry, model, device, properties) or core.compile_model(model, device, properties)
+
+
+def _imported(core: Any, entry: Entry, model: Path, device: str, properties: dict[str, Any]) -> Any:
+    """The compiled graph of the cache; None where there is none that this engine takes."""
+    if not entry.is_whole():
+        return None
+    weights = (entry.folder / IR if model.suffix == ".onnx" else model).with_suffix(".bin")
+    try:
+        return core.import_model(entry.use(BLOB).read_bytes(), device, {**properties, **_weightless(weights)})
+    except (RuntimeError, OSError):  # made by another build, or spoiled: it is made again
+        return None
+
+
+def _stored(core: Any, entry: Entry, model: Path, device: str, properties: dict[str, Any]) -> Any:
+    """Compile, and keep a blob without weights: those stay in the .bin, which is mapped, not read.
+
+    None where the cache cannot be written and the graph was not compiled for it.
+    """
+    compiled = None
+    with entry.making() as folder:
+        if model.suffix == ".onnx":
+            model = save(read(model), folder / IR)[0]
+        compiled = core.compile_model(model, device, {**properties, "CACHE_MODE": "OPTIMIZE_SIZE"})
+        (folder / BLOB).write_bytes(compiled.export_model().getvalue())
+    return compiled
+
+
+def _weightless(weights: Path) -> dict[str, Any]:
+    return {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(weights)}
+
+
+def _properties(core: Any, device: str, part: Part, threads: int | None, counters: bool) -> dict[str, Any]:
+    properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": counters}
+    properties["INFERENCE_PRECISION_HINT"] = _hint(core, device, part)
+    if threads is not None and device == "CPU":
+        properties["INFERENCE_NUM_THREADS"] = threads
+    return properties
+
+
+def _hint(core: Any, device: str, part: Part) -> str:
+    has = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    if part.activations not in HINTS or CAPABILITIES[part.activations] not in has:
+        raise UserError(
+            f"{device} does not compute in {part.activations}; it has {', '.join(sorted(has))}.",
+            where=part.file,
+            remedy="Run with --activations fp32, or export with activations that this device has.",
+            exit_code=4,
+        )
+    return HINTS[part.activations]
+
+
+def _device(core: Any, wanted: str) -> str:
+    available = core.available_devices
+    for name in available:
+        if wanted.upper() in (name.upper(), name.upper().partition(".")[0]):
+            return str(name)
+    raise UserError(
+        f"OpenVINO has no device {wanted!r} here; it has {', '.join(available)}.",
+        remedy="Install the driver of that device, or choose one of these with --provider.",
+        exit_code=4,
+    )
+
+
+def _device_facts(core: Any, device: str) -> dict[str, str]:
+    """What a compiled graph depends on besides the software: the device, its instruction sets, its driver."""
+    facts = {}
+    for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION"):
+        if name in core.get_property(device, "SUPPORTED_PROPERTIES"):
+            facts[name] = str(core.get_property(device, name))
+    return facts
+
+
+def _plain(properties: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in properties.items()}
+
+
+def _layer(row: Any, nodes: dict[str, Any]) -> Layer:
+    sources = _sources(nodes[row.node_name]) if row.node_name in nodes else ()
+    return Layer(row.node_name, sources, row.node_type, row.exec_type, row.real_time.total_seconds() * 1000)
+
+
+def _sources(node: Any) -> tuple[str, ...]:
+    """The graph's nodes that were fused into a layer; of one that the engine put in, those of the layer it serves."""
+    after = [use.get_node() for output in node.outputs() for use in output.get_target_inputs()]
+    before = [value.get_node() for value in node.input_values()]
+    for candidate in (node, *after, *before):
+        names = dict(candidate.get_rt_info().items()).get("originalLayersNames")
+        placed = tuple(name for name in (names.astype(str).split(",") if names else ()) if "/" in name)
+        if placed:
+            return placed
+    return ()
+
+
+def _place(operation: Any) -> str:
+    """The deepest module that the named operations before and after agree on."""
+    before = [value.get_node() for value in operation.input_values()]
+    after = [use.get_node() for output in operation.outputs() for use in output.get_target_inputs()]
+    places = [module_of(node.get_friendly_name()).split(".") for node in (*before, *after) if _is_placed(node)]
+    return ".".join(os.path.commonprefix(places)) if places else ""
+
+
+def _is_placed(node: Any) -> bool:
+    return "/" in node.get_friendly_name() and node.get_type_name() != "Constant"
+
+
+def _agree(ports: Any, expected: tuple[Tensor, ...], model: Path, kind: str) -> None:
+    have = {port.any_name: (_dtype(port), _shape(port)) for port in ports}
+    want = {tensor.name: (tensor.dtype, tensor.shape) for tensor in expected}
+    for name in sorted(have.keys() | want.keys()):
+        if have.get(name) != want.get(name):
+            raise UserError(
+                f"{kind} {name!r} is {_shown(have.get(name))} in the graph, {_shown(want.get(name))} in the manifest.",
+                where=str(model),
+                remedy="Export the bundle again; graph and manifest are not of one export.",
+            )
+
+
+def _dtype(port: Any) -> str:
+    name = port.element_type.get_type_name()
+    return DTYPES.get(name, name)
+
+
+def _shape(port: Any) -> tuple[int, ...]:
+    shape = port.partial_shape
+    return tuple(shape.to_shape()) if shape.is_static else ()
+
+
+def _shown(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return f"{tensor[0]} {list(tensor[1])}" if tensor else "absent"
+
+
+def _reason(error: Exception) -> str:
+    """The line of an OpenVINO error that says what is wrong; its first lines are places in C++ files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0].rstrip(".")
