@@ -119,7 +119,10 @@ def _missing_tensor(folder: Path) -> None:
         (_missing_tensor, r"conv_out\.bias"),
         (lambda f: (f / "model_index.json").unlink(), "model_index.json"),
         (lambda f: (f / "unet/config.json").write_text("{"), "is not JSON"),
-        (lambda f: _edit(f / "model_index.json", _class_name="StableDiffusionXLPipeline"), "SDXL is not built yet"),
+        (
+            lambda f: _edit(f / "model_index.json", _class_name="StableDiffusionXLPipeline"),
+            "does not go with a U-Net of Sta",
+        ),
         (lambda f: _edit(f / "model_index.json", _class_name="FluxPipeline"), "wrong architecture"),
         (lambda f: _edit(f / "unet/config.json", _class_name="UNet1DModel"), "is not UNet2DConditionModel"),
         (lambda f: _edit(f / "unet/config.json", in_channels=9), "in_channels = 9"),

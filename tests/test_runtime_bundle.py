@@ -110,8 +110,8 @@ def test_a_manifest_that_is_no_json_object_is_refused(tiny_copy: Path, content: 
 
 
 def test_a_newer_schema_says_so_before_anything_else(tiny_copy: Path) -> None:
-    rewrite(tiny_copy, lambda m: m.update(schema_version=2, something_new=1))
-    with pytest.raises(UserError, match="schema_version 2; this edgefusion reads 1. Update"):
+    rewrite(tiny_copy, lambda m: m.update(schema_version=3, something_new=1))
+    with pytest.raises(UserError, match="schema_version 3; this edgefusion reads 2. Update"):
         open_bundle(tiny_copy)
 
 

@@ -9,10 +9,12 @@ from edgefusion.export.golden import FILE as GOLDEN
 from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
 from edgefusion.export.plan import Plan, tool_versions
 from edgefusion.export.tensors import FILES
+from edgefusion.models.tokenizer import ClipTokenizer
 from edgefusion.spec.bundle import SCHEMA_VERSION, File, Golden, Image, Manifest, Part, PartName, Tokenizer, Weights
 from edgefusion.spec.opened import sha256_of
 
 TOKENIZER = "tokenizer/tokenizer.json"
+TOKENIZER_2 = "tokenizer_2/tokenizer.json"
 LICENSE = "LICENSE"
 
 
@@ -35,21 +37,15 @@ def manifest(
     plan: Plan, folder: Path, files: list[str], parts: dict[PartName, Part], effect_db: float, minimum_mib: int
 ) -> Manifest:
     """Everything about the bundle in `folder`, whose `files` are final."""
-    tokenizer = plan.tokenizer
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=plan.name,
         target=plan.target,
         parts=parts,
         sampler=plan.sampler(effect_db),
-        tokenizer=Tokenizer(
-            file=TOKENIZER,
-            max_length=tokenizer.max_length,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        ),
-        image=Image(width=plan.width, height=plan.height),
+        tokenizer=_tokenizer(TOKENIZER, plan.tokenizer),
+        tokenizer_2=_tokenizer(second_file(plan), plan.tokenizer_2) if plan.tokenizer_2 else None,
+        image=Image(width=plan.width, height=plan.height, time_ids=plan.time_ids),
         golden=Golden(
             file=GOLDEN,
             prompt=plan.layout.card.default_prompt,
@@ -65,6 +61,28 @@ def manifest(
         min_memory_mib=minimum_mib,
         remaining=plan.recipe.remaining,
         files={path: file_of(folder / path) for path in files},
+    )
+
+
+def tokenizer_files(plan: Plan) -> dict[str, bytes]:
+    """The tokenizers by their path in the bundle; two that differ in padding alone are one file."""
+    files = {TOKENIZER: plan.tokenizer.to_json()}
+    return {second_file(plan): plan.tokenizer_2.to_json()} | files if plan.tokenizer_2 else files
+
+
+def second_file(plan: Plan) -> str:
+    """Where the tokenizer of the second text encoder is."""
+    same = plan.tokenizer_2 is None or plan.tokenizer_2.to_json() == plan.tokenizer.to_json()
+    return TOKENIZER if same else TOKENIZER_2
+
+
+def _tokenizer(file: str, made: ClipTokenizer) -> Tokenizer:
+    return Tokenizer(
+        file=file,
+        max_length=made.max_length,
+        pad_token_id=made.pad_token_id,
+        bos_token_id=made.bos_token_id,
+        eos_token_id=made.eos_token_id,
     )
 
 

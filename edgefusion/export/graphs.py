@@ -57,6 +57,50 @@ class UNetGraph(Graph):
         return out
 
 
+class FirstTextEncoderGraph(Graph):
+    """Of SDXL: input_ids int64 [1, L] → penultimate_hidden_state [1, L, D]. The last layer and its norm are cut off."""
+
+    def __init__(self, model: Any) -> None:
+        model.encoder.layers = model.encoder.layers[:-1]
+        model.final_layer_norm = torch.nn.Identity()
+        super().__init__(model)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.model(input_ids).last_hidden_state
+        return hidden
+
+
+class SecondTextEncoderGraph(Graph):
+    """Of SDXL: input_ids int64 [1, L] → penultimate_hidden_state [1, L, D], text_embeds [1, P]."""
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.model(input_ids, output_hidden_states=True)
+        return out.hidden_states[-2], out.text_embeds
+
+
+class SizedUNetGraph(Graph):
+    """Of SDXL: a U-Net that takes text_embeds [1, P] and time_ids [1, 6] too, before timestep_cond."""
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        text_embeds: torch.Tensor,
+        time_ids: torch.Tensor,
+        timestep_cond: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        out: torch.Tensor = self.model(
+            sample,
+            timestep,
+            encoder_hidden_states,
+            timestep_cond=timestep_cond,
+            added_cond_kwargs={"text_embeds": text_embeds, "time_ids": time_ids},
+            return_dict=False,
+        )[0]
+        return out
+
+
 class DecoderGraph(Graph):
     """latent_sample [1, 4, h, w], already divided by the latent scale → sample [1, 3, H, W] in about -1…1."""
 
@@ -69,19 +113,30 @@ class DecoderGraph(Graph):
 
 
 GRAPHS: dict[PartName, type[Graph]] = {"text_encoder": TextEncoderGraph, "unet": UNetGraph, "decoder": DecoderGraph}
+SDXL: dict[PartName, type[Graph]] = {
+    "text_encoder": FirstTextEncoderGraph,
+    "text_encoder_2": SecondTextEncoderGraph,
+    "unet": SizedUNetGraph,
+    "decoder": DecoderGraph,
+}
 
 
 def load_graph(layout: Layout, part: PartName) -> Graph:
     """The graph of one part, its weights mapped from their files where those are float32."""
-    return GRAPHS[part](load_part(layout, part, mapped=True))
+    return _graph(layout, part, load_part(layout, part, mapped=True))
 
 
 def weightless_graph(layout: Layout, part: PartName) -> Graph:
     """A graph on the meta device: shapes without memory, for planning."""
     with torch.device("meta"), quiet_libraries():
-        return GRAPHS[part](build_part(layout, part))
+        return _graph(layout, part, build_part(layout, part))
 
 
 def example(signature: Signature, device: str = "cpu") -> tuple[torch.Tensor, ...]:
     """Inputs of the right shapes: zeros."""
     return tuple(torch.zeros(row.shape, dtype=DTYPES[row.dtype], device=device) for row in signature.inputs)
+
+
+def _graph(layout: Layout, part: PartName, model: torch.nn.Module) -> Graph:
+    graphs = SDXL if "text_encoder_2" in layout.configs else GRAPHS
+    return graphs[part](model)

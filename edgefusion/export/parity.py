@@ -13,7 +13,7 @@ from edgefusion.spec.bundle import Part, PartName
 from edgefusion.spec.errors import UserError
 
 Arrays = dict[str, NDArray[Any]]
-Pair = tuple[Arrays, NDArray[Any]]
+Pair = tuple[Arrays, Arrays]  # inputs of a part and torch's outputs, by name
 
 
 def load(folder: Path, part: Part) -> onnxruntime.Engine:
@@ -22,8 +22,10 @@ def load(folder: Path, part: Part) -> onnxruntime.Engine:
 
 
 def measure(engine: onnxruntime.Engine, part: Part, pairs: list[Pair]) -> float:
-    """The lowest PSNR over pairs of (inputs, torch's output), dB, to 0.01."""
-    return round(min(psnr_db(expected, engine(inputs)[part.outputs[0].name]) for inputs, expected in pairs), 2)
+    """The lowest PSNR of an output over pairs of (inputs, torch's outputs), dB, to 0.01."""
+    names = [row.name for row in part.outputs]
+    runs = [(expected, engine(inputs)) for inputs, expected in pairs]
+    return round(min(psnr_db(expected[name], found[name]) for expected, found in runs for name in names), 2)
 
 
 def require(name: PartName, found_db: float, floor_db: float) -> None:

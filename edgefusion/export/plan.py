@@ -12,11 +12,12 @@ from typing import Any
 
 import edgefusion
 from edgefusion.export.tensors import Signature, signatures
+from edgefusion.models.card import CARD_FILE, ClassifierFreeRange, GuidanceRange
 from edgefusion.models.layout import Layout, read_layout
 from edgefusion.models.locate import locate
 from edgefusion.models.tokenizer import ClipTokenizer, read_tokenizer
 from edgefusion.runtime.schedule import make_sampler
-from edgefusion.spec.bundle import Guidance, PartName, Sampler
+from edgefusion.spec.bundle import ClassifierFree, Guidance, PartName, Sampler
 from edgefusion.spec.device import Device
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import PartRecipe, Recipe
@@ -35,6 +36,7 @@ class Plan:
     device: Device
     layout: Layout
     tokenizer: ClipTokenizer
+    tokenizer_2: ClipTokenizer | None  # of text_encoder_2, where its ids are others
     signatures: dict[PartName, Signature]
     height: int
     width: int
@@ -47,17 +49,46 @@ class Plan:
         return f"{_plain(self.layout.name)}-{_plain(self.target)}"
 
     def part(self, name: PartName) -> PartRecipe:
-        """The recipe of a part."""
-        recipe: PartRecipe = getattr(self.recipe.parts, name)
+        """The recipe of a part; both text encoders have one."""
+        recipe: PartRecipe = getattr(self.recipe.parts, name.removesuffix("_2"))
         return recipe
+
+    def tokenizer_of(self, name: PartName) -> ClipTokenizer:
+        """The tokenizer of a text encoder."""
+        return self.tokenizer_2 or self.tokenizer if name == "text_encoder_2" else self.tokenizer
+
+    @property
+    def span(self) -> GuidanceRange | ClassifierFreeRange | None:
+        """The guidance scales of the student; None where it is sampled in one pass without a guidance embedding."""
+        card = self.layout.card
+        return card.classifier_free if self.guidance_dim is None else card.guidance
 
     @property
     def guidance_scale(self) -> float | None:
-        """The default guidance scale; None for a student without a guidance embedding."""
-        if self.guidance_dim is None:
+        """The default guidance scale; None for a student without guidance."""
+        if self.span is None or self.recipe.guidance_scale is not None:
+            return self.recipe.guidance_scale
+        return self.span.default_scale
+
+    @property
+    def classifier_free(self) -> ClassifierFree | None:
+        """The manifest's classifier-free guidance, of a student whose card asks for it."""
+        span = self.layout.card.classifier_free
+        if span is None or self.guidance_scale is None:
             return None
-        own = self.layout.card.guidance.default_scale
-        return own if self.recipe.guidance_scale is None else self.recipe.guidance_scale
+        return ClassifierFree(
+            default_scale=self.guidance_scale,
+            min_scale=span.min_scale,
+            max_scale=span.max_scale,
+            zero_negative=self.layout.zero_negative,
+        )
+
+    @property
+    def time_ids(self) -> tuple[int, int, int, int, int, int] | None:
+        """Of SDXL: the original is as large as the picture, and nothing is cut off (diffusers' defaults)."""
+        if self.layout.family != "sdxl":
+            return None
+        return (self.height, self.width, 0, 0, self.height, self.width)
 
     @property
     def guidance_dim(self) -> int | None:
@@ -84,6 +115,7 @@ class Plan:
             self.layout.scheduler_config,
             latent_scale=self._latent_scale,
             guidance=self.guidance(effect_db),
+            classifier_free=self.classifier_free,
             default_steps=self.recipe.steps,
         )
 
@@ -131,6 +163,7 @@ def make_plan(
         device=load_device(recipe.device),
         layout=layout,
         tokenizer=tokenizer,
+        tokenizer_2=_second_tokenizer(layout, tokenizer),
         signatures=signatures(layout, tokenizer.max_length, height, width),
         height=height,
         width=width,
@@ -186,15 +219,35 @@ def _require_tiny(folder: Path) -> None:
         )
 
 
+def _second_tokenizer(layout: Layout, first: ClipTokenizer) -> ClipTokenizer | None:
+    if layout.tokenizer_2 is None:
+        return None
+    second = read_tokenizer(layout.tokenizer_2, layout.configs["text_encoder_2"]["max_position_embeddings"])
+    if second.max_length != first.max_length:
+        raise UserError(
+            f"it gives {second.max_length} tokens, tokenizer/ {first.max_length}; their states stand side by side.",
+            where=str(layout.tokenizer_2),
+            remedy="Copy the checkpoint again.",
+        )
+    return None if second.same_ids(first) else second
+
+
 def _check_guidance(plan: Plan, where: str) -> None:
-    wanted, span = plan.recipe.guidance_scale, plan.layout.card.guidance
+    wanted, span = plan.recipe.guidance_scale, plan.span
+    if plan.guidance_dim is not None and plan.layout.card.classifier_free:
+        raise UserError(
+            "is given; this student has a guidance embedding, which does the same in one pass.",
+            where=f"{CARD_FILE}: classifier_free",
+            remedy="Remove the key.",
+        )
     if wanted is None:
         return
-    if plan.guidance_dim is None:
+    if span is None:
         raise UserError(
             f"guidance_scale = {wanted} has no effect: this student has no guidance embedding (time_cond_proj_dim).",
             where=f"{where}: guidance_scale",
-            remedy="Remove the key, or choose a student that has one.",
+            remedy="Remove the key, or choose a student that has one. Where it is to be sampled with classifier-free "
+            f"guidance, two passes a step, say so in its {CARD_FILE}: classifier_free.",
         )
     if not span.min_scale <= wanted <= span.max_scale:
         raise UserError(

@@ -124,7 +124,8 @@ class _Run:
 
     def _put_small_files(self, golden_npz: bytes) -> None:
         self.place.put(golden.FILE, golden_npz)
-        self.place.put(assemble.TOKENIZER, self.plan.tokenizer.to_json())
+        for path, content in assemble.tokenizer_files(self.plan).items():
+            self.place.put(path, content)
         if source := self.plan.layout.license_file:
             self.place.put(assemble.LICENSE, source.read_bytes())
         for path, content in layouts.extra_files(self.plan).items():

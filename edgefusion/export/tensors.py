@@ -10,10 +10,13 @@ from edgefusion.spec.errors import UserError
 
 FILES: dict[PartName, str] = {
     "text_encoder": "text_encoder/model.onnx",
+    "text_encoder_2": "text_encoder_2/model.onnx",
     "unet": "unet/model.onnx",
     "decoder": "vae_decoder/model.onnx",
 }
 LATENT_CHANNELS = 4
+PENULTIMATE = "penultimate_hidden_state"
+TIME_IDS = 6
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,32 @@ def signatures(layout: Layout, length: int, height: int, width: int) -> dict[Par
     Raises:
         UserError: the U-Net cannot take latents of this size.
     """
-    factor, dim = layout.scale_factor, layout.configs["text_encoder"]["hidden_size"]
     _check_size(layout, height, width)
-    latents = (1, LATENT_CHANNELS, height // factor, width // factor)
+    latents = (1, LATENT_CHANNELS, height // layout.scale_factor, width // layout.scale_factor)
+    text = _text(layout, length)
+    dim = sum(signature.outputs[0].shape[2] for signature in text.values())
     unet_inputs = [_float("sample", latents), _int("timestep", (1,)), _float("encoder_hidden_states", (1, length, dim))]
+    if "text_encoder_2" in text:
+        unet_inputs += [text["text_encoder_2"].outputs[1], _float("time_ids", (1, TIME_IDS))]
     guidance_dim = layout.configs["unet"].get("time_cond_proj_dim")
     if guidance_dim is not None:
         unet_inputs.append(_float("timestep_cond", (1, guidance_dim)))
     return {
-        "text_encoder": Signature((_int("input_ids", (1, length)),), (_float("last_hidden_state", (1, length, dim)),)),
+        **text,
         "unet": Signature(tuple(unet_inputs), (_float("out_sample", latents),)),
         "decoder": Signature((_float("latent_sample", latents),), (_float("sample", (1, 3, height, width)),)),
     }
+
+
+def _text(layout: Layout, length: int) -> dict[PartName, Signature]:
+    """The text encoders: states after the last layer's norm, of SDXL those before the last layer."""
+    ids, first = (_int("input_ids", (1, length)),), layout.configs["text_encoder"]
+    if "text_encoder_2" not in layout.configs:
+        return {"text_encoder": Signature(ids, (_float("last_hidden_state", (1, length, first["hidden_size"])),))}
+    second = layout.configs["text_encoder_2"]
+    states = [_float(PENULTIMATE, (1, length, config["hidden_size"])) for config in (first, second)]
+    pooled = _float("text_embeds", (1, second["projection_dim"]))
+    return {"text_encoder": Signature(ids, (states[0],)), "text_encoder_2": Signature(ids, (states[1], pooled))}
 
 
 def _check_size(layout: Layout, height: int, width: int) -> None:

@@ -34,6 +34,21 @@ class GuidanceRange(Strict):
         return self
 
 
+class ClassifierFreeRange(Strict):
+    """Scales of classifier-free guidance, for a student without a guidance embedding that is to be sampled so: two
+    passes of the U-Net a step above scale 1, and a negative prompt. LCM-LoRA's are 1 to 2 (arXiv 2311.05556)."""
+
+    default_scale: float
+    min_scale: float = 1.0
+    max_scale: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ClassifierFreeRange:
+        if not 1 <= self.min_scale <= self.default_scale <= self.max_scale:
+            raise ValueError("must satisfy 1 <= min_scale <= default_scale <= max_scale")
+        return self
+
+
 class Compression(Strict):
     """What `edgefusion compress` took away, and from what; counts are of one forward pass, batch 1, no guidance."""
 
@@ -55,6 +70,9 @@ class StudentCard(Strict):
     license: str | None = Field(default=None, description="SPDX identifier or name of the weights' licence")
     attribution: tuple[str, ...] = Field(default=(), description="lines that must travel with the weights")
     guidance: GuidanceRange = Field(default_factory=GuidanceRange)
+    classifier_free: ClassifierFreeRange | None = Field(
+        default=None, description="sample with classifier-free guidance; without it one pass a step"
+    )
     default_prompt: str = Field(default="a red apple", description="prompt of the golden picture")
     compressed: Compression | None = None
 

@@ -1,4 +1,4 @@
-"""A Stable Diffusion 1.x/2.x checkpoint as named torch modules in float32, loaded strictly and quietly."""
+"""A Stable Diffusion checkpoint (1.x, 2.x, SDXL) as named torch modules in float32, loaded strictly and quietly."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ NOT_WEIGHTS = re.compile(r"(^|\.)position_ids$")
 class Checkpoint:
     """The parts of a checkpoint, in evaluation mode, float32, on the CPU.
 
-    text_encoder is a transformers CLIPTextModel, unet a diffusers UNet2DConditionModel, vae an AutoencoderKL or
-    AutoencoderTiny. `layout` keeps where they came from: configurations, tokenizer folder, card, licence.
+    text_encoder is a transformers CLIPTextModel, text_encoder_2 a CLIPTextModelWithProjection (SDXL only), unet a
+    diffusers UNet2DConditionModel, vae an AutoencoderKL or AutoencoderTiny. `layout` keeps where they came from:
+    configurations, tokenizer folder, card, licence.
     """
 
     text_encoder: Any
     unet: Any
     vae: Any
     layout: Layout
+    text_encoder_2: Any = None
 
     @property
     def source(self) -> str:
@@ -70,8 +72,8 @@ def load_checkpoint(source: str, *, download: bool = False, decoder: str = "auto
 
 def load_layout(layout: Layout) -> Checkpoint:
     """Load the weights of a layout into modules built from its configurations."""
-    parts = {part: load_part(layout, part) for part in ("text_encoder", "unet", "decoder")}
-    return Checkpoint(parts["text_encoder"], parts["unet"], parts["decoder"], layout)
+    parts = {part: load_part(layout, part) for part in layout.configs}
+    return Checkpoint(parts["text_encoder"], parts["unet"], parts["decoder"], layout, parts.get("text_encoder_2"))
 
 
 def load_part(layout: Layout, part: str, *, mapped: bool = False) -> torch.nn.Module:

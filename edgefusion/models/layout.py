@@ -1,4 +1,4 @@
-"""A Stable Diffusion 1.x/2.x folder in diffusers layout, read and judged without torch and without its weights."""
+"""A Stable Diffusion folder in diffusers layout, read and judged without torch and without its weights."""
 
 from __future__ import annotations
 
@@ -10,21 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from edgefusion.models.card import CARD_FILE, StudentCard, read_card
+from edgefusion.models.family import NAMES, Family, family_of
 from edgefusion.models.locate import Located
 from edgefusion.models.weights import weight_files
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import sha256_of
 
 Config = dict[str, Any]
-STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "decoder": "diffusion_pytorch_model"}
+TEXT_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
+STEMS = {
+    **dict.fromkeys(TEXT_ENCODERS, "model"),
+    "unet": "diffusion_pytorch_model",
+    "decoder": "diffusion_pytorch_model",
+}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 LICENSE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
-REMEDY = "EdgeFusion takes Stable Diffusion 1.x and 2.x text-to-image checkpoints in diffusers layout."
+PIPELINES = {
+    "StableDiffusionPipeline": ("sd1", "sd2"),
+    "LatentConsistencyModelPipeline": ("sd1", "sd2"),
+    "StableDiffusionXLPipeline": ("sdxl",),
+}
+"""Pipelines whose folders are read, and the families of their U-Nets."""
+REMEDY = "EdgeFusion takes Stable Diffusion 1.x, 2.x and SDXL text-to-image checkpoints in diffusers layout."
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a checkpoint. Parts are text_encoder, unet and decoder (the VAE chosen)."""
+    """The files of a checkpoint. Parts are text_encoder, text_encoder_2 (SDXL), unet and decoder (the VAE chosen).
+
+    `index` is the content of model_index.json.
+    """
 
     folder: Path
     source: str
@@ -36,6 +51,18 @@ class Layout:
     card: StudentCard
     license: str
     license_file: Path | None
+    index: Config
+    family: Family
+
+    @property
+    def tokenizer_2(self) -> Path | None:
+        """The second tokenizer's folder, of SDXL."""
+        return self.folder / "tokenizer_2" if self.family == "sdxl" else None
+
+    @property
+    def zero_negative(self) -> bool:
+        """Whether nothing to lead away from is zeros and not an empty prompt: SDXL's force_zeros_for_empty_prompt."""
+        return self.family == "sdxl" and bool(self.index.get("force_zeros_for_empty_prompt", True))
 
     @property
     def scale_factor(self) -> int:
@@ -53,9 +80,12 @@ class Layout:
 
     def files(self) -> list[Path]:
         """Every file whose content matters to an export."""
-        folders = ["text_encoder", "unet", self.weights["decoder"][0].parent.name, "scheduler"]
+        folders = [*(part for part in self.configs if part != "decoder"), self.weights["decoder"][0].parent.name]
+        folders.append("scheduler")
         configs = [self.folder / part / name for part in folders for name in ("config.json", "scheduler_config.json")]
-        others = [self.tokenizer / name for name in TOKENIZER_FILES] + [self.folder / CARD_FILE]
+        tokenizers = [self.tokenizer, self.tokenizer_2] if self.tokenizer_2 else [self.tokenizer]
+        others = [folder / name for folder in tokenizers for name in TOKENIZER_FILES] + [self.folder / CARD_FILE]
+        others += [self.folder / "model_index.json"] if self.family == "sdxl" else []  # it says what zero_negative says
         others += [self.license_file] if self.license_file else []
         weights = [path for paths in self.weights.values() for path in paths]
         return [path for path in configs + others if path.is_file()] + weights
@@ -81,11 +111,16 @@ def read_layout(located: Located, decoder: str = "auto") -> Layout:
     """
     folder = located.folder
     index = read_json(folder / "model_index.json", "A checkpoint is a diffusers folder with a model_index.json.")
-    _refuse_other_families(folder, index)
+    _refuse_other_pipelines(folder, index)
+    unet = read_json(folder / "unet" / "config.json", REMEDY)
+    family = family_of(unet, str(folder / "unet" / "config.json"))
+    _refuse_another_family(folder, index, family)
     vae = _decoder_folder(folder, decoder)
-    folders = {"text_encoder": folder / "text_encoder", "unet": folder / "unet", "decoder": vae}
+    texts = list(TEXT_ENCODERS) if family == "sdxl" else ["text_encoder"]
+    folders = {**{part: folder / part for part in texts}, "unet": folder / "unet", "decoder": vae}
     configs = {part: read_json(path / "config.json", REMEDY) for part, path in folders.items()}
-    _check_text_encoder(folders["text_encoder"], configs["text_encoder"])
+    for part in texts:
+        _check_text_encoder(folders[part], configs[part])
     _check_unet(folders["unet"], configs)
     _check_decoder(vae, configs["decoder"])
     card = read_card(folder)
@@ -100,6 +135,8 @@ def read_layout(located: Located, decoder: str = "auto") -> Layout:
         card=card,
         license=card.license or readme_license(folder) or "unknown",
         license_file=next((folder / name for name in LICENSE_FILES if (folder / name).is_file()), None),
+        index=index,
+        family=family,
     )
 
 
@@ -116,14 +153,25 @@ def read_json(path: Path, remedy: str) -> Config:
     return data
 
 
-def _refuse_other_families(folder: Path, index: Config) -> None:
+def _refuse_other_pipelines(folder: Path, index: Config) -> None:
     name = str(index.get("_class_name"))
-    if name.startswith("StableDiffusionXL") or "text_encoder_2" in index:
-        raise _wrong(
-            folder / "model_index.json", f"{name} has two text encoders; SDXL is not built yet in this version"
-        )
-    if name not in ("StableDiffusionPipeline", "LatentConsistencyModelPipeline"):
-        raise _wrong(folder / "model_index.json", f"{name} is not a Stable Diffusion 1.x/2.x text-to-image pipeline")
+    if name not in PIPELINES:
+        raise _wrong(folder / "model_index.json", f"{name} is not a Stable Diffusion text-to-image pipeline")
+
+
+def _refuse_another_family(folder: Path, index: Config, family: Family) -> None:
+    """A pipeline's name and its U-Net must agree, and SDXL has two of what the others have one of."""
+    name = str(index.get("_class_name"))
+    if family not in PIPELINES[name]:
+        raise _wrong(folder / "model_index.json", f"{name} does not go with a U-Net of {NAMES[family]}")
+    for part in ("text_encoder_2", "tokenizer_2"):
+        there = (folder / part).is_dir()
+        if family == "sdxl" and not there:
+            raise UserError(
+                f"there is no {part}/ here; SDXL has two text encoders and two tokenizers.",
+                where=str(folder),
+                remedy="Copy the whole checkpoint again.",
+            )
 
 
 def _decoder_folder(folder: Path, decoder: str) -> Path:
@@ -139,29 +187,36 @@ def _decoder_folder(folder: Path, decoder: str) -> Path:
 
 
 def _check_text_encoder(folder: Path, config: Config) -> None:
-    name = (config.get("architectures") or ["?"])[0]
-    if name != "CLIPTextModel":
-        raise _wrong(folder / "config.json", f"text encoder {name} is not CLIPTextModel")
+    name, wanted = (config.get("architectures") or ["?"])[0], TEXT_ENCODERS[folder.name]
+    if name != wanted:
+        raise _wrong(folder / "config.json", f"text encoder {name} is not {wanted}")
+    if folder.name == "text_encoder_2" and not config.get("projection_dim"):
+        raise _wrong(folder / "config.json", "projection_dim is missing")
 
 
 def _check_unet(folder: Path, configs: dict[str, Config]) -> None:
     config, where = configs["unet"], folder / "config.json"
-    if config.get("_class_name") != "UNet2DConditionModel":
-        raise _wrong(where, f"{config.get('_class_name')} is not UNet2DConditionModel")
-    for key in ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
-        if config.get(key) is not None:
-            raise _wrong(where, f"{key} = {config[key]!r} is an input that Stable Diffusion 1.x/2.x has not")
-    for key in ("in_channels", "out_channels"):
-        if config.get(key, 4) != 4:
-            raise _wrong(where, f"{key} = {config[key]}, a text-to-image U-Net has 4")
-    width, text = config.get("cross_attention_dim"), configs["text_encoder"].get("hidden_size")
-    if width != text:
-        raise _wrong(where, f"cross_attention_dim = {width} does not fit the text encoder's hidden_size = {text}")
+    texts = [configs[part] for part in TEXT_ENCODERS if part in configs]
+    sizes: list[Any] = [text.get("hidden_size") for text in texts]
+    width, text = config.get("cross_attention_dim"), " + ".join(str(size) for size in sizes)
+    if None in sizes or width != sum(sizes):
+        whose = "the text encoders' hidden sizes" if len(sizes) > 1 else "the text encoder's hidden_size"
+        raise _wrong(where, f"cross_attention_dim = {width} does not fit {whose} = {text}")
+    if len(texts) > 1:
+        _check_added(where, config, texts[1]["projection_dim"])
     if not config.get("sample_size"):
         raise _wrong(where, "sample_size is missing")
     dim = config.get("time_cond_proj_dim")
     if dim is not None and (dim < 4 or dim % 2):
         raise _wrong(where, f"time_cond_proj_dim = {dim} must be even and at least 4")
+
+
+def _check_added(where: Path, config: Config, pooled: int) -> None:
+    """SDXL adds the pooled text and six sizes, each as sinusoids, to the time embedding."""
+    wide, each = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim") or 0
+    if wide != pooled + 6 * each:
+        what = f"projection_class_embeddings_input_dim = {wide} is not projection_dim + 6·addition_time_embed_dim"
+        raise _wrong(where, f"{what} = {pooled} + 6·{each}")
 
 
 def _check_decoder(folder: Path, config: Config) -> None:

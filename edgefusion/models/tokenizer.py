@@ -33,6 +33,11 @@ class ClipTokenizer:
         """The content of tokenizer.json, the same bytes every time."""
         return self.tokenizer.to_str(pretty=False).encode("utf-8")
 
+    def same_ids(self, other: ClipTokenizer) -> bool:
+        """Whether both give the same ids for every prompt."""
+        pair = [(t.max_length, t.pad_token_id, t.bos_token_id, t.eos_token_id, t.to_json()) for t in (self, other)]
+        return pair[0] == pair[1]
+
     def encode(self, prompt: str) -> list[int]:
         """`max_length` ids: start, the prompt cut where it is too long, end, padding."""
         ids = self.tokenizer.encode(prompt).ids

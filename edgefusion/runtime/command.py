@@ -40,6 +40,9 @@ def main(
     guidance: Annotated[
         float | None, typer.Option("--guidance", "-g", help="Guidance scale; without it the bundle's own.")
     ] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="What the picture shall not show; only with classifier-free guidance.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("out.png"),
     preview_dir: Annotated[
         Path | None, typer.Option(help="Also write what the picture is after each step here, as step-1.png …")
@@ -60,7 +63,7 @@ def main(
     with clock.stage("load"):
         pipeline = Pipeline(opened, backend=backend, provider=provider, threads=threads)
     with pipeline:
-        settings = pipeline.settings(seed=seed, steps=steps, guidance_scale=guidance)
+        settings = pipeline.settings(seed=seed, steps=steps, guidance_scale=guidance, negative_prompt=negative)
         draw(pipeline, prompt, settings, out, preview_dir, clock)
     _print(out, settings, clock, as_json)
 
@@ -71,10 +74,9 @@ def draw(
     """Make the picture and write it to `out`, each stage under the clock; previews are not timed."""
     with clock.stage("text"):
         tokens = pipeline.tokenize(prompt)
-        text = pipeline.encode(tokens)
+        steps = pipeline.steps(pipeline.encode(tokens), settings)
     if tokens.unused:
         print(f"warning: {tokens.warning}", file=sys.stderr)
-    steps = pipeline.steps(text, settings)
     for number in range(1, settings.steps + 1):
         with clock.stage(f"step {number}"):
             step = next(steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgefusion.runtime.conditions import PENULTIMATE
 from edgefusion.spec.bundle import Manifest, PartName, Tensor
 from edgefusion.spec.errors import UserError
 
@@ -15,28 +16,46 @@ def require_fit(manifest: Manifest, where: str) -> None:
     Raises:
         UserError: a tensor is missing, unknown, or of a shape that does not fit the others.
     """
-    length, dim = manifest.tokenizer.max_length, _hidden_size(manifest, where)
+    length, dims = manifest.tokenizer.max_length, _hidden_sizes(manifest, where)
     pixels = (manifest.image.height, manifest.image.width)
     latents = (1, 4, pixels[0] // 8, pixels[1] // 8)
-    unet: Shapes = {"sample": latents, "timestep": (1,), "encoder_hidden_states": (1, length, dim)}
+    unet: Shapes = {"sample": latents, "timestep": (1,), "encoder_hidden_states": (1, length, sum(dims))}
     if manifest.sampler.guidance:
         unet["timestep_cond"] = (1, manifest.sampler.guidance.embedding_dim)
+    ids: Shapes = {"input_ids": (1, length)}
     expected: dict[PartName, tuple[Shapes, Shapes]] = {
-        "text_encoder": ({"input_ids": (1, length)}, {"last_hidden_state": (1, length, dim)}),
+        "text_encoder": (ids, {_hidden(manifest): (1, length, dims[0])}),
         "unet": (unet, {"out_sample": latents}),
         "decoder": ({"latent_sample": latents}, {"sample": (1, 3, *pixels)}),
     }
+    if "text_encoder_2" in manifest.parts:
+        pooled = (1, _last_size(manifest, "text_encoder_2", "text_embeds", 2, where))
+        expected["text_encoder_2"] = (ids, {PENULTIMATE: (1, length, dims[1]), "text_embeds": pooled})
+        unet |= {"text_embeds": pooled, "time_ids": (1, 6)}
+    if manifest.tokenizer_2 and manifest.tokenizer_2.max_length != length:
+        raise UserError("gives another number of tokens than tokenizer.", where=f"{where}: tokenizer_2", remedy=REMEDY)
     for name, part in manifest.parts.items():
         inputs, outputs = expected[name]
         _compare(part.inputs, inputs, f"{where}: parts.{name}.inputs")
         _compare(part.outputs, outputs, f"{where}: parts.{name}.outputs")
 
 
-def _hidden_size(manifest: Manifest, where: str) -> int:
-    for tensor in manifest.parts["text_encoder"].outputs:
-        if tensor.name == "last_hidden_state" and len(tensor.shape) == 3:
-            return tensor.shape[2]
-    raise UserError("has no last_hidden_state [1, L, D].", where=f"{where}: parts.text_encoder.outputs", remedy=REMEDY)
+def _hidden(manifest: Manifest) -> str:
+    """What a text encoder's states are called: those after the last layer, of SDXL those before it."""
+    return PENULTIMATE if "text_encoder_2" in manifest.parts else "last_hidden_state"
+
+
+def _hidden_sizes(manifest: Manifest, where: str) -> list[int]:
+    encoders: list[PartName] = ["text_encoder", "text_encoder_2"]
+    return [_last_size(manifest, name, _hidden(manifest), 3, where) for name in encoders if name in manifest.parts]
+
+
+def _last_size(manifest: Manifest, name: PartName, output: str, rank: int, where: str) -> int:
+    for tensor in manifest.parts[name].outputs:
+        if tensor.name == output and len(tensor.shape) == rank:
+            return tensor.shape[-1]
+    dims = ", ".join(["1", "L", "D"] if rank == 3 else ["1", "P"])
+    raise UserError(f"has no {output} [{dims}].", where=f"{where}: parts.{name}.outputs", remedy=REMEDY)
 
 
 def _compare(tensors: tuple[Tensor, ...], expected: Shapes, where: str) -> None:

@@ -59,10 +59,16 @@ def replay(pipeline: Pipeline, golden: dict[str, NDArray[Any]]) -> Iterator[Meas
     spec = pipeline.bundle.manifest.golden
     tokens = pipeline.tokenize(spec.prompt)
     equal = np.array_equal(tokens.ids, golden["input_ids"])
+    if tokens.ids_2 is not None:
+        equal = equal and np.array_equal(tokens.ids_2, golden["input_ids_2"])
     yield Measure("tokens", IDENTICAL_DB if equal else 0.0, IDENTICAL_DB)
     text = pipeline.encode(tokens)
-    yield Measure("text", psnr_db(golden["encoder_hidden_states"], text), spec.latents_floor_db)
-    settings = pipeline.settings(steps=spec.steps, guidance_scale=spec.guidance_scale)
+    yield Measure("text", psnr_db(golden["encoder_hidden_states"], text.hidden), spec.latents_floor_db)
+    if text.pooled is not None:
+        yield Measure("pooled text", psnr_db(golden["text_embeds"], text.pooled), spec.latents_floor_db)
+    settings = pipeline.settings(
+        steps=spec.steps, guidance_scale=spec.guidance_scale, negative_prompt=spec.negative_prompt
+    )
     for step in pipeline.sample(text, settings, golden["noise"], golden["step_noise"]):
         reached = psnr_db(golden["latents"][step.index], step.latents)
         yield Measure(f"latents {step.index + 1}", reached, spec.latents_floor_db)
@@ -72,12 +78,17 @@ def replay(pipeline: Pipeline, golden: dict[str, NDArray[Any]]) -> Iterator[Meas
 def _expected(bundle: Bundle) -> dict[str, tuple[str, tuple[int, ...]]]:
     manifest = bundle.manifest
     n, length = manifest.golden.steps, manifest.tokenizer.max_length
-    text = manifest.parts["text_encoder"].outputs[0].shape
+    unet = {tensor.name: tensor.shape for tensor in manifest.parts["unet"].inputs}
     height, width = manifest.image.height, manifest.image.width
     latents = (1, 4, height // 8, width // 8)
-    return {
+    more: dict[str, tuple[str, tuple[int, ...]]] = {}
+    if "text_embeds" in unet:
+        more["text_embeds"] = ("float32", unet["text_embeds"])
+    if manifest.tokenizer_2:
+        more["input_ids_2"] = ("int64", (1, length))
+    return more | {
         "input_ids": ("int64", (1, length)),
-        "encoder_hidden_states": ("float32", text),
+        "encoder_hidden_states": ("float32", unet["encoder_hidden_states"]),
         "noise": ("float32", latents),
         "step_noise": ("float32", (n - 1, *latents)),
         "latents": ("float32", (n, *latents)),

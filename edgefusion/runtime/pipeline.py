@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgefusion.runtime import image
+from edgefusion.runtime.conditions import Text, check_negative, chosen_scale, encode, predictor
 from edgefusion.runtime.fitting import require_fit
 from edgefusion.runtime.parts import Parts
 from edgefusion.runtime.sampler import Latents, Step, draw_noise, sample
-from edgefusion.runtime.schedule import guidance_embedding
 from edgefusion.runtime.tokenizer import Tokenizer, Tokens
 from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
@@ -27,11 +26,13 @@ from edgefusion.spec.opened import MANIFEST, Bundle, open_bundle
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run needs besides the prompt, checked against the bundle. `guidance_scale` is None without guidance."""
+    """What a run needs besides the prompt, checked against the bundle. `guidance_scale` is None without guidance,
+    `negative_prompt` where none was given; only classifier-free guidance takes one."""
 
     seed: int
     steps: int
     guidance_scale: float | None
+    negative_prompt: str | None = None
 
 
 class Pipeline:
@@ -61,6 +62,8 @@ class Pipeline:
         manifest = self.bundle.manifest
         require_fit(manifest, str(self.bundle.folder / MANIFEST))
         self._tokenizer = Tokenizer(self.bundle.path(manifest.tokenizer.file), manifest.tokenizer)
+        second = manifest.tokenizer_2
+        self._tokenizer_2 = Tokenizer(self.bundle.path(second.file), second) if second else None
         self._parts = Parts(self.bundle, backend=backend, provider=provider, threads=threads)
 
     def __enter__(self) -> Pipeline:
@@ -80,7 +83,14 @@ class Pipeline:
         """[1, 4, height / 8, width / 8]."""
         return _tensor(self.bundle.manifest.parts["unet"], "sample").shape
 
-    def settings(self, *, seed: int = 0, steps: int | None = None, guidance_scale: float | None = None) -> Settings:
+    def settings(
+        self,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+    ) -> Settings:
         """Settings with the bundle's defaults filled in.
 
         Raises:
@@ -96,19 +106,29 @@ class Pipeline:
             )
         if not isinstance(seed, int) or not 0 <= seed < 2**64:
             raise UserError(f"{seed!r} is not a whole number from 0 to 2^64-1.", where="seed", remedy="Try --seed 0.")
-        return Settings(seed, steps, self._guidance_scale(guidance_scale))
+        scale = chosen_scale(sampler, guidance_scale)
+        check_negative(sampler, scale, negative_prompt)
+        return Settings(seed, steps, scale, negative_prompt)
 
     def tokenize(self, prompt: str) -> Tokens:
         """Token ids of the prompt, and what of it found no room."""
-        return self._tokenizer(prompt)
+        tokens = self._tokenizer(prompt)
+        return replace(tokens, ids_2=self._tokenizer_2(prompt).ids) if self._tokenizer_2 else tokens
 
-    def encode(self, tokens: Tokens) -> NDArray[np.float32]:
-        """The text encoder: last_hidden_state, float32 [1, L, D]."""
-        return self._parts.run("text_encoder", {"input_ids": tokens.ids})["last_hidden_state"]
+    def encode(self, tokens: Tokens) -> Text:
+        """The text encoder, or the two."""
+        return encode(self._parts.run, self.bundle.manifest, tokens)
 
-    def sample(
-        self, text: NDArray[np.float32], settings: Settings, noise: Latents, step_noise: Iterable[Latents]
-    ) -> Iterator[Step]:
+    def negative(self, text: Text, settings: Settings) -> Text | None:
+        """What classifier-free guidance leads away from; None where there is one pass a step only."""
+        guidance = self.bundle.manifest.sampler.classifier_free
+        if guidance is None or settings.guidance_scale == 1:
+            return None
+        if settings.negative_prompt is None and guidance.zero_negative:
+            return text.nothing()
+        return self.encode(self.tokenize(settings.negative_prompt or ""))
+
+    def sample(self, text: Text, settings: Settings, noise: Latents, step_noise: Iterable[Latents]) -> Iterator[Step]:
         """The U-Net steps, each yielded as it is done: show it, count it, or stop asking for more.
 
         Args:
@@ -117,16 +137,12 @@ class Pipeline:
             noise: the first latents, `latent_shape`.
             step_noise: one array of the same shape for every step but the last.
         """
-        condition = self._condition(text, settings.guidance_scale)
-        timestep_shape = _tensor(self.bundle.manifest.parts["unet"], "timestep").shape
+        manifest = self.bundle.manifest
+        negative = self.negative(text, settings)
+        predict = predictor(self._parts.run, manifest, text, negative, settings.guidance_scale)
+        return sample(predict, noise, step_noise, manifest.sampler, settings.steps)
 
-        def predict(x: Latents, timestep: int) -> Latents:
-            t = np.full(timestep_shape, timestep, dtype=np.int64)
-            return self._parts.run("unet", {"sample": x, "timestep": t, **condition})["out_sample"]
-
-        return sample(predict, noise, step_noise, self.bundle.manifest.sampler, settings.steps)
-
-    def steps(self, text: NDArray[np.float32], settings: Settings) -> Iterator[Step]:
+    def steps(self, text: Text, settings: Settings) -> Iterator[Step]:
         """`sample` with the noise of the seed."""
         noise = draw_noise(settings.seed, self.latent_shape)
         return self.sample(text, settings, next(noise), noise)
@@ -140,7 +156,7 @@ class Pipeline:
     def picture(self, pixels: NDArray[np.uint8], prompt: str, settings: Settings) -> Image.Image:
         """A Pillow image that notes how it was made; `edgefusion.runtime.save` writes the notes into the PNG."""
         manifest = self.bundle.manifest
-        origin = {
+        origin: dict[str, Any] = {
             "prompt": prompt,
             "seed": settings.seed,
             "steps": settings.steps,
@@ -149,47 +165,31 @@ class Pipeline:
             "bundle_sha256": self.bundle.sha256,
             "license": manifest.weights.license,
         }
+        if settings.negative_prompt is not None:
+            origin["negative_prompt"] = settings.negative_prompt
         return image.picture(pixels, origin)
 
     def generate(
-        self, prompt: str, *, seed: int = 0, steps: int | None = None, guidance_scale: float | None = None
+        self,
+        prompt: str,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
     ) -> Image.Image:
         """One picture. A prompt that is too long is cut with a UserWarning saying which words were not used.
 
         Raises:
             UserError: a prompt that is no text, or settings the bundle does not have.
         """
-        settings = self.settings(seed=seed, steps=steps, guidance_scale=guidance_scale)
+        settings = self.settings(seed=seed, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt)
         tokens = self.tokenize(prompt)
         if tokens.unused:
             warnings.warn(tokens.warning, UserWarning, stacklevel=2)
         for step in self.steps(self.encode(tokens), settings):
             latents = step.latents
         return self.picture(self.decode(latents), prompt, settings)
-
-    def _condition(self, text: NDArray[np.float32], guidance_scale: float | None) -> dict[str, NDArray[np.float32]]:
-        guidance = self.bundle.manifest.sampler.guidance
-        condition = {"encoder_hidden_states": text}
-        if guidance and guidance_scale is not None:
-            condition["timestep_cond"] = guidance_embedding(guidance_scale, guidance.embedding_dim)
-        return condition
-
-    def _guidance_scale(self, wanted: float | None) -> float | None:
-        guidance = self.bundle.manifest.sampler.guidance
-        if guidance is None:
-            if wanted is not None:
-                raise UserError(
-                    "this student has no guidance embedding.", where="guidance", remedy="Leave --guidance out."
-                )
-            return None
-        scale = guidance.default_scale if wanted is None else float(wanted)
-        if math.isnan(scale) or not guidance.min_scale <= scale <= guidance.max_scale:
-            raise UserError(
-                f"{scale:g} is outside what this student was distilled for.",
-                where="guidance",
-                remedy=f"Choose {guidance.min_scale:g} to {guidance.max_scale:g}.",
-            )
-        return scale
 
 
 def generate(
@@ -199,11 +199,14 @@ def generate(
     seed: int = 0,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
     **options: Any,
 ) -> Image.Image:
     """One picture from a bundle; `options` are those of `Pipeline`. For more than one picture, keep a `Pipeline`."""
     with Pipeline(bundle, **options) as pipeline:
-        return pipeline.generate(prompt, seed=seed, steps=steps, guidance_scale=guidance_scale)
+        return pipeline.generate(
+            prompt, seed=seed, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt
+        )
 
 
 def _tensor(part: Part, name: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgefusion.spec.bundle import Guidance, Sampler, TimestepPoint
+from edgefusion.spec.bundle import ClassifierFree, Guidance, Sampler, TimestepPoint
 from edgefusion.spec.errors import UserError
 
 WHERE = "scheduler_config.json"
@@ -70,7 +70,12 @@ def alphas_cumprod(config: dict[str, Any]) -> NDArray[np.float32]:
 
 
 def make_sampler(
-    scheduler_config: dict[str, Any], *, latent_scale: float, guidance: Guidance | None, default_steps: int
+    scheduler_config: dict[str, Any],
+    *,
+    latent_scale: float,
+    guidance: Guidance | None,
+    classifier_free: ClassifierFree | None = None,
+    default_steps: int,
 ) -> Sampler:
     """The `Sampler` of a manifest for an LCMScheduler configuration, with schedules for 1…8 steps.
 
@@ -78,6 +83,7 @@ def make_sampler(
         scheduler_config: the content of scheduler_config.json.
         latent_scale: the VAE's scaling_factor; latents are divided by it before the decoder.
         guidance: the guidance embedding of the student, None where it has none.
+        classifier_free: its classifier-free guidance, None where it is sampled without.
         default_steps: steps of a run that does not say; 1…8.
 
     Raises:
@@ -99,6 +105,7 @@ def make_sampler(
         schedules={n: _points(lcm_timesteps(train, original, n), alphas) for n in range(1, most + 1)},
         latent_scale=latent_scale,
         guidance=guidance,
+        classifier_free=classifier_free,
     )
 
 

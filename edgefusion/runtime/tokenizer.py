@@ -16,10 +16,14 @@ from edgefusion.spec.errors import UserError
 
 @dataclass(frozen=True)
 class Tokens:
-    """`ids` int64 [1, max_length], and the end of the prompt that found no room in them ("" where all did)."""
+    """`ids` int64 [1, max_length], and the end of the prompt that found no room in them ("" where all did).
+
+    `ids_2`: those of an SDXL student's second tokenizer, None where they are the same.
+    """
 
     ids: NDArray[np.int64]
     unused: str
+    ids_2: NDArray[np.int64] | None = None
 
     @property
     def warning(self) -> str:

@@ -16,7 +16,7 @@ from edgefusion.spec.device import Device
 from edgefusion.spec.recipe import Activations, KeptHigh, Precision, Recipe
 from edgefusion.spec.strict import Strict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[2] = 2
 
 PartName = Literal["text_encoder", "text_encoder_2", "unet", "decoder"]
 
