@@ -22,8 +22,10 @@ import numpy as np
 def read_manifest(folder: Path) -> dict:
     """manifest.json, once every file it lists is proved to be the one that was exported."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    if manifest["schema_version"] != 1:
-        raise SystemExit(f"this program reads schema_version 1, not {manifest['schema_version']}")
+    if manifest["schema_version"] not in (1, 2):
+        raise SystemExit(f"this program reads schema_version 1 and 2, not {manifest['schema_version']}")
+    if any(part["format"] != "onnx" for part in manifest["parts"].values()):
+        raise SystemExit("this program runs parts of format onnx only; edgefusion.runtime runs this bundle")
     for name, entry in manifest["files"].items():
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
@@ -34,7 +36,7 @@ def read_manifest(folder: Path) -> dict:
 
 
 class Part:
-    """One graph. Call it with its inputs by name; it returns its one output as float32."""
+    """One graph. Call it with its inputs by name; it returns its outputs by name, as float32."""
 
     def __init__(self, folder: Path, manifest: dict, name: str) -> None:
         import onnxruntime
@@ -42,10 +44,11 @@ class Part:
         self.part = manifest["parts"][name]
         self.session = onnxruntime.InferenceSession(folder / self.part["file"], providers=["CPUExecutionProvider"])
 
-    def __call__(self, **values: np.ndarray) -> np.ndarray:
+    def __call__(self, **values: np.ndarray) -> dict[str, np.ndarray]:
         feeds = {t["name"]: to_tensor(values[t["name"]], t) for t in self.part["inputs"]}
-        output = self.part["outputs"][0]
-        return from_tensor(self.session.run([output["name"]], feeds)[0], output)
+        tensors = {t["name"]: t for t in self.part["outputs"]}
+        outputs = zip(tensors, self.session.run(list(tensors), feeds), strict=True)
+        return {name: from_tensor(values, tensors[name]) for name, values in outputs}
 
 
 def to_tensor(values: np.ndarray, tensor: dict) -> np.ndarray:
@@ -102,44 +105,64 @@ def sample(unet, noise, next_noise, sampler: dict, steps: int):
 
 
 class TwoStep:
-    """The three parts and the sampler of a bundle."""
+    """The parts and the sampler of a bundle."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.manifest = folder, read_manifest(folder)
         self.sampler = self.manifest["sampler"]
-        self.text_encoder, self.unet, self.decoder = (
-            Part(folder, self.manifest, name) for name in ("text_encoder", "unet", "decoder")
-        )
+        self.parts = {name: Part(folder, self.manifest, name) for name in self.manifest["parts"]}
 
-    def encode(self, ids: np.ndarray) -> np.ndarray:
-        return self.text_encoder(input_ids=ids)
+    def token_ids(self, prompt: str) -> list[np.ndarray]:
+        """The ids for each text encoder; SDXL's second may have a tokenizer of its own."""
+        first = self.manifest["tokenizer"]
+        specs = [first, self.manifest.get("tokenizer_2") or first][: 2 if "text_encoder_2" in self.parts else 1]
+        return [token_ids(self.folder, spec, prompt) for spec in specs]
 
-    def sample(self, text: np.ndarray, noise: np.ndarray, next_noise, steps: int, guidance: float | None):
-        condition = {"encoder_hidden_states": text}
-        if self.sampler["guidance"]:
-            scale = self.sampler["guidance"]["default_scale"] if guidance is None else guidance
-            condition["timestep_cond"] = guidance_embedding(scale, self.sampler["guidance"]["embedding_dim"])
-        return sample(
-            lambda x, t: self.unet(sample=x, timestep=np.array([t]), **condition),
-            noise,
-            next_noise,
-            self.sampler,
-            steps,
-        )
+    def encode(self, ids: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """What the U-Net is told of a prompt. SDXL: both encoders' states side by side, and the pooled text."""
+        first = self.parts["text_encoder"](input_ids=ids[0])
+        if "text_encoder_2" not in self.parts:
+            return {"encoder_hidden_states": first["last_hidden_state"]}
+        second, key = self.parts["text_encoder_2"](input_ids=ids[1]), "penultimate_hidden_state"
+        hidden = np.concatenate([first[key], second[key]], axis=-1)
+        return {"encoder_hidden_states": hidden, "text_embeds": second["text_embeds"]}
+
+    def sample(self, text: dict, noise: np.ndarray, next_noise, steps: int, guidance=None, negative=None):
+        """Yield the latents after each step. `negative` is a prompt; only classifier-free guidance knows it."""
+        always, unet = {}, self.parts["unet"]
+        if self.manifest["image"].get("time_ids"):
+            always["time_ids"] = np.array([self.manifest["image"]["time_ids"]], dtype=np.float32)
+        embedded, free = self.sampler["guidance"], self.sampler.get("classifier_free")
+        scale = guidance if guidance is not None or not (embedded or free) else (embedded or free)["default_scale"]
+        if embedded:
+            always["timestep_cond"] = guidance_embedding(scale, embedded["embedding_dim"])
+        away = None
+        if free and scale != 1:
+            zero = negative is None and free["zero_negative"]
+            away = {k: 0 * v for k, v in text.items()} if zero else self.encode(self.token_ids(negative or ""))
+
+        def predict(x: np.ndarray, t: int) -> np.ndarray:
+            output = unet(sample=x, timestep=np.array([t]), **text, **always)["out_sample"]
+            if away is None:
+                return output
+            other = unet(sample=x, timestep=np.array([t]), **away, **always)["out_sample"]
+            return other + scale * (output - other)
+
+        return sample(predict, noise, next_noise, self.sampler, steps)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         z = latents / self.sampler["latent_scale"] + self.sampler.get("latent_shift", 0.0)
-        rgb = self.decoder(latent_sample=z)[0].transpose(1, 2, 0)
+        rgb = self.parts["decoder"](latent_sample=z)["sample"][0].transpose(1, 2, 0)
         return np.rint(np.clip(rgb / 2 + 0.5, 0, 1) * 255).astype(np.uint8)
 
 
-def draw(model: TwoStep, prompt: str, seed: int, steps: int, guidance: float | None) -> np.ndarray:
+def draw(model: TwoStep, prompt: str, seed: int, steps: int, guidance=None, negative=None) -> np.ndarray:
     """uint8 [H, W, 3]. Noise: numpy's Philox of the seed, first the latents, then one array between each two steps."""
     generator = np.random.Generator(np.random.Philox(seed))
-    shape = next(t["shape"] for t in model.unet.part["inputs"] if t["name"] == "sample")
+    shape = next(t["shape"] for t in model.parts["unet"].part["inputs"] if t["name"] == "sample")
     next_noise = lambda: generator.standard_normal(shape, dtype=np.float32)  # noqa: E731
-    text = model.encode(token_ids(model.folder, model.manifest["tokenizer"], prompt))
-    *_, latents = model.sample(text, next_noise(), next_noise, steps, guidance)
+    text = model.encode(model.token_ids(prompt))
+    *_, latents = model.sample(text, next_noise(), next_noise, steps, guidance, negative)
     return model.decode(latents)
 
 
@@ -147,12 +170,14 @@ def replay(model: TwoStep) -> bool:
     """Replay the golden and print how near each stage came, PSNR in dB with the largest magnitude as the peak."""
     spec = model.manifest["golden"]
     golden = np.load(model.folder / spec["file"], allow_pickle=False)
-    ids = token_ids(model.folder, model.manifest["tokenizer"], spec["prompt"])
-    passed = np.array_equal(ids, golden["input_ids"])
+    ids = model.token_ids(spec["prompt"])
+    names = ["input_ids", "input_ids_2" if model.manifest.get("tokenizer_2") else "input_ids"]
+    passed = all(np.array_equal(found, golden[name]) for found, name in zip(ids, names, strict=False))
     print(f"tokens: {'equal' if passed else 'NOT equal'}")
     text, fresh = model.encode(ids), iter(golden["step_noise"])
-    latents = list(model.sample(text, golden["noise"], lambda: next(fresh), spec["steps"], spec["guidance_scale"]))
-    stages = [("text", golden["encoder_hidden_states"], text, spec["latents_floor_db"])]
+    choices = (spec["steps"], spec["guidance_scale"], spec.get("negative_prompt"))
+    latents = list(model.sample(text, golden["noise"], lambda: next(fresh), *choices))
+    stages = [(name, golden[name], array, spec["latents_floor_db"]) for name, array in text.items()]
     stages += [(f"latents {i + 1}", golden["latents"][i], x, spec["latents_floor_db"]) for i, x in enumerate(latents)]
     stages += [("picture", golden["picture"], model.decode(latents[-1]), spec["picture_floor_db"])]
     for stage, expected, actual, floor in stages:
@@ -173,6 +198,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="without it the bundle's own")
     parser.add_argument("--guidance", type=float, help="without it the bundle's own")
+    parser.add_argument("--negative", help="what the picture shall not show; only with classifier-free guidance")
     parser.add_argument("-o", "--out", type=Path, default=Path("out.png"))
     parser.add_argument("--golden", action="store_true", help="replay the golden instead; exit status 1 below a floor")
     args = parser.parse_args()
@@ -182,7 +208,9 @@ def main() -> int:
     steps = model.sampler["default_steps"] if args.steps is None else args.steps
     if str(steps) not in model.sampler["schedules"]:
         raise SystemExit(f"--steps {steps}: this bundle has {', '.join(model.sampler['schedules'])}")
-    Image.fromarray(draw(model, args.prompt, args.seed, steps, args.guidance)).save(args.out)
+    if args.negative is not None and not model.sampler.get("classifier_free"):
+        raise SystemExit("--negative: this student is sampled without classifier-free guidance")
+    Image.fromarray(draw(model, args.prompt, args.seed, steps, args.guidance, args.negative)).save(args.out)
     print(f"wrote {args.out}")
     return 0
 
