@@ -64,14 +64,16 @@ def check(folder: Path | str, **options: Any) -> Report:
         report.files[relative] = "is not listed in the manifest, so nothing vouches for it."
     if report.files_passed:
         golden = read_golden(report.bundle)
-        with Pipeline(report.bundle, **options) as pipeline:
+        with Pipeline(report.bundle, **{"cache": False, **options}) as pipeline:
             report.measures.extend(replay(pipeline, golden))
     return report
 
 
 def main(
     bundle: Annotated[Path, typer.Argument(help="The bundle, a folder with a manifest.json.")],
-    backend: Annotated[str, typer.Option(help="Engine to replay the golden with.")] = "onnxruntime",
+    backend: Annotated[
+        str | None, typer.Option(help="Engine to replay the golden with; without it the bundle's own.")
+    ] = None,
     provider: Annotated[str, typer.Option(help="Unit the engine runs on, by its name for it.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operator.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_bundle
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is compiled in a test is not kept among the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

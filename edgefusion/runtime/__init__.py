@@ -4,7 +4,8 @@
 """
 
 from edgefusion.runtime.image import save
+from edgefusion.runtime.parts import Cancelled
 from edgefusion.runtime.pipeline import Pipeline, Settings, generate
 from edgefusion.runtime.sampler import Step
 
-__all__ = ["Pipeline", "Settings", "Step", "generate", "save"]
+__all__ = ["Cancelled", "Pipeline", "Settings", "Step", "generate", "save"]

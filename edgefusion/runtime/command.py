@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, overload
 
 import typer
 
@@ -16,6 +17,7 @@ from edgefusion.runtime import image
 from edgefusion.runtime.pipeline import Pipeline, Settings
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import open_bundle
+from edgefusion.spec.recipe import Activations
 
 
 class Clock:
@@ -30,6 +32,26 @@ class Clock:
         start = time.perf_counter()
         yield
         self.stages_ms[name] = (time.perf_counter() - start) * 1000
+
+    @property
+    def total_ms(self) -> float:
+        """All stages together."""
+        return sum(self.stages_ms.values())
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that was written."""
+
+    out: Path
+    settings: Settings
+    clock: Clock
+
+    def as_json(self) -> dict[str, Any]:
+        """For a machine: where it is, its settings, the time of each stage."""
+        settings = self.settings
+        made = {"seed": settings.seed, "steps": settings.steps, "guidance_scale": settings.guidance_scale}
+        return {"out": str(self.out), **made, "stages_ms": self.clock.stages_ms, "total_ms": self.clock.total_ms}
 
 
 def main(
@@ -47,25 +69,54 @@ def main(
     preview_dir: Annotated[
         Path | None, typer.Option(help="Also write what the picture is after each step here, as step-1.png …")
     ] = None,
-    backend: Annotated[str, typer.Option(help="Engine, a file in edgefusion/backends.")] = "onnxruntime",
+    backend: Annotated[
+        str | None, typer.Option(help="Engine, a file in edgefusion/backends; without it the bundle's own.")
+    ] = None,
     provider: Annotated[str, typer.Option(help="Unit the engine runs on, by its name for it.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operator.")] = None,
+    activations: Annotated[
+        Activations | None,
+        typer.Option(help="Compute in fp32, fp16 or bf16 instead of the bundle's choice (OpenVINO)."),
+    ] = None,
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Hold one part in memory at a time.")] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep compiled graphs here; without it in the user's cache folder.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compile every time, keep nothing.")] = False,
+    count: Annotated[
+        int, typer.Option(min=1, help="Pictures, with seeds counted up; the second is out-2.png, and so on.")
+    ] = 1,
     verify: Annotated[bool, typer.Option(help="Hash every file of the bundle first.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Make a picture from a bundle and a prompt, with no torch."""
     image.check_destination(out)
-    if preview_dir is not None:
-        _make_folder(preview_dir)
+    for number in range(count) if preview_dir is not None else ():
+        _make_folder(_numbered(preview_dir, number))
     clock = Clock()
     with clock.stage("verify"):
         opened = open_bundle(bundle, verify=verify)
     with clock.stage("load"):
-        pipeline = Pipeline(opened, backend=backend, provider=provider, threads=threads)
+        pipeline = Pipeline(
+            opened,
+            backend=backend,
+            provider=provider,
+            threads=threads,
+            low_memory=low_memory,
+            cache=cache or not no_cache,
+            activations=activations,
+        )
+    made = []
     with pipeline:
-        settings = pipeline.settings(seed=seed, steps=steps, guidance_scale=guidance, negative_prompt=negative)
-        draw(pipeline, prompt, settings, out, preview_dir, clock)
-    _print(out, settings, clock, as_json)
+        for number in range(count):
+            clock = Clock() if number else clock
+            settings = pipeline.settings(
+                seed=seed + number, steps=steps, guidance_scale=guidance, negative_prompt=negative
+            )
+            place, previews = _numbered(out, number), _numbered(preview_dir, number)
+            draw(pipeline, prompt, settings, place, previews, clock)
+            made.append(Made(place, settings, clock))
+    _print_json(made) if as_json else _print(made)
 
 
 def draw(
@@ -98,12 +149,28 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _print(out: Path, settings: Settings, clock: Clock, as_json: bool) -> None:
-    total_ms = sum(clock.stages_ms.values())
-    if as_json:
-        made = {"seed": settings.seed, "steps": settings.steps, "guidance_scale": settings.guidance_scale}
-        print(json.dumps({"out": str(out), **made, "stages_ms": clock.stages_ms, "total_ms": total_ms}, indent=2))
-        return
-    for name, elapsed_ms in [*clock.stages_ms.items(), ("total", total_ms)]:
-        print(f"{name:>8} {elapsed_ms:9.1f} ms")
-    print(f"wrote {out}")
+@overload
+def _numbered(path: Path, number: int) -> Path: ...
+
+
+@overload
+def _numbered(path: Path | None, number: int) -> Path | None: ...
+
+
+def _numbered(path: Path | None, number: int) -> Path | None:
+    """out.png, out-2.png, out-3.png …"""
+    if path is None or number == 0:
+        return path
+    return path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
+
+
+def _print_json(made: list[Made]) -> None:
+    first, *more = [picture.as_json() for picture in made]
+    print(json.dumps({**first, **({"more": more} if more else {})}, indent=2))
+
+
+def _print(made: list[Made]) -> None:
+    for picture in made:
+        for name, elapsed_ms in [*picture.clock.stages_ms.items(), ("total", picture.clock.total_ms)]:
+            print(f"{name:>8} {elapsed_ms:9.1f} ms")
+        print(f"wrote {picture.out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from edgefusion.runtime.tokenizer import Tokenizer, Tokens
 from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import MANIFEST, Bundle, open_bundle
+from edgefusion.spec.recipe import Activations
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,31 @@ class Pipeline:
 
     Args:
         bundle: the folder, or one that `open_bundle` has opened already.
-        backend: an engine, the name of a file in edgefusion/backends.
+        backend: an engine, the name of a file in edgefusion/backends; without it the bundle's own.
         provider: which unit the engine runs on, by the engine's name for it.
         threads: threads inside an operator; None leaves it to the engine.
         verify: hash every file of the bundle first.
+        low_memory: hold one part in memory at a time, loaded when its turn comes.
+        cache: True keeps compiled graphs in the user's cache folder, a path there, False not at all.
+        activations: compute in this type where the engine has a choice, instead of the manifest's.
+
+    Threads may share a pipeline: pictures are made one after the other, each with all the machine.
 
     Raises:
-        UserError: the bundle is not whole, the engine is not here, or a part does not load.
+        UserError: the bundle is not whole, the engine is not here, a part does not load, or the memory will not do.
     """
 
     def __init__(
         self,
         bundle: Path | str | Bundle,
         *,
-        backend: str = "onnxruntime",
+        backend: str | None = None,
         provider: str = "cpu",
         threads: int | None = None,
         verify: bool = True,
+        low_memory: bool = False,
+        cache: bool | Path | str = True,
+        activations: Activations | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify=verify)
         manifest = self.bundle.manifest
@@ -64,7 +74,15 @@ class Pipeline:
         self._tokenizer = Tokenizer(self.bundle.path(manifest.tokenizer.file), manifest.tokenizer)
         second = manifest.tokenizer_2
         self._tokenizer_2 = Tokenizer(self.bundle.path(second.file), second) if second else None
-        self._parts = Parts(self.bundle, backend=backend, provider=provider, threads=threads)
+        self._parts = Parts(
+            self.bundle,
+            backend=backend,
+            provider=provider,
+            threads=threads,
+            low_memory=low_memory,
+            cache=cache,
+            activations=activations,
+        )
 
     def __enter__(self) -> Pipeline:
         return self
@@ -177,19 +195,25 @@ class Pipeline:
         steps: int | None = None,
         guidance_scale: float | None = None,
         negative_prompt: str | None = None,
+        cancel: threading.Event | None = None,
     ) -> Image.Image:
         """One picture. A prompt that is too long is cut with a UserWarning saying which words were not used.
 
+        Args: `cancel`, once set, ends it before its next part is run; the pipeline stays usable.
+
         Raises:
             UserError: a prompt that is no text, or settings the bundle does not have.
+            Cancelled: `cancel` was set.
         """
         settings = self.settings(seed=seed, steps=steps, guidance_scale=guidance_scale, negative_prompt=negative_prompt)
         tokens = self.tokenize(prompt)
         if tokens.unused:
             warnings.warn(tokens.warning, UserWarning, stacklevel=2)
-        for step in self.steps(self.encode(tokens), settings):
-            latents = step.latents
-        return self.picture(self.decode(latents), prompt, settings)
+        with self._parts.turn(cancel):
+            for step in self.steps(self.encode(tokens), settings):
+                latents = step.latents
+            pixels = self.decode(latents)
+        return self.picture(pixels, prompt, settings)
 
 
 def generate(
