@@ -21,7 +21,7 @@ pytest.importorskip("onnxscript")
 import numpy as np  # noqa: E402
 
 from edgefusion.check import check  # noqa: E402
-from edgefusion.export import assemble, golden, place, run  # noqa: E402
+from edgefusion.export import assemble, golden, layouts, place, run  # noqa: E402
 from edgefusion.export.plan import make_plan  # noqa: E402
 from edgefusion.export.progress import Progress  # noqa: E402
 from edgefusion.models.tiny import write_tiny  # noqa: E402
@@ -100,8 +100,14 @@ def test_a_second_export_finds_it_up_to_date(made: run.Outcome, student: Path) -
     assert not again.fresh and {path: path.stat().st_mtime_ns for path in made.out.rglob("*")} == before
 
 
-def test_jetson_is_portable_and_says_what_remains(student: Path, tmp_path: Path) -> None:
-    bundle = export(student, tmp_path / "jetson", "jetson").bundle
+def test_jetson_is_portable_in_either_layout_and_says_what_remains(student: Path, tmp_path: Path) -> None:
+    plain = make_plan("jetson", str(student), tmp_path / "jetson")
+    plan = layouts.arranged(plain, "diffusers")
+    bundle = run.export(plan, Progress(silent=True)).bundle
+    assert {"model_index.json", "unet/config.json", "tokenizer/merges.txt", *layouts.extra_files(plan)} < set(
+        bundle.manifest.files
+    )
+    assert run.up_to_date(plan) and not run.up_to_date(plain)
     assert any("trtexec" in line for line in bundle.manifest.remaining)
     assert check(tmp_path / "jetson").passed
     import onnx

@@ -44,6 +44,10 @@ def _check(plan: Plan) -> None:
             "ORTStableDiffusionXLPipeline takes every layer's hidden state out of two text encoders; a bundle's give "
             "only the one that is used"
         )
+    if plan.classifier_free is not None:
+        raise _cannot(
+            "ORTStableDiffusionPipeline runs classifier-free guidance as a batch of two; a bundle's parts take one"
+        )
 
 
 def layout_of(manifest: Manifest) -> str:
