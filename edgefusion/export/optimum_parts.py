@@ -149,7 +149,7 @@ def parts_of(pipeline: Any, *, height: int, width: int, length: int) -> dict[Par
             remedy="Save it with save_pretrained, and give the folder to `edgefusion export --weights`.",
         )
     models, parts = split(pipeline), {}
-    sizes = {"height": height // 8, "width": width // 8, "sequence_length": length}
+    sizes: dict[str, Any] = {"height": height // 8, "width": width // 8, "sequence_length": length}
     for part, name in SUB_MODELS.items():
         model, config = models[name]
         graph = GRAPHS[part](model.eval())
@@ -172,7 +172,7 @@ def trace_pipeline(
     return written
 
 
-def _signature(graph: Graph, config: StaticConfig, sizes: dict[str, int]) -> Signature:
+def _signature(graph: Graph, config: StaticConfig, sizes: dict[str, Any]) -> Signature:
     inputs = config.generate_dummy_inputs(**sizes)
     with torch.no_grad():
         found = graph(*inputs.values())
