@@ -57,3 +57,26 @@ def test_the_figures_of_this_repository_are_those_of_its_records(page: Path) -> 
     text = page.read_text("utf-8")
     assert fill(text, ROOT / "profiles", str(page)) == text
     assert all(f"<!-- figures: {name} -->" in "".join(p.read_text("utf-8") for p in PAGES) for name in TABLES)
+
+
+def test_the_peers_are_told_in_their_order_against_the_int8_row(tmp_path: Path) -> None:
+    def row(name: str, label: str, seconds: float, runs: int) -> dict[str, object]:
+        sizes = {"start_to_png_s": 2.0 * seconds, "peak_mib": 999.6, "model_mib": 400.2}
+        return {"name": name, "label": label, "warm_s": {"median": seconds}, **sizes, "runs": [{}] * runs}
+
+    record = {
+        "machine": "A chip, 2 cores, Linux",
+        "commit": "abc",
+        "px": 512,
+        "checkpoint": "random weights",
+        "rows": [row("slow", "somebody", 20.0, 1), row("ours-int8-tiny", "edgefusion: int8", 2.0, 3)],
+        "left_out": {"gone": "it does not install here."},
+    }
+    (tmp_path / "this-machine").mkdir()
+    page = "<!-- figures: peers -->\n<!-- end -->\n"
+    assert "Not measured on this machine yet" in fill(page, tmp_path, "page.md")
+    (tmp_path / "this-machine/peers.json").write_text(json.dumps(record), "utf-8")
+    filled = fill(page, tmp_path, "page.md")
+    assert "| somebody | 20.00 | 10.0 | 40.0 | 1000 | 400 |" in filled
+    assert "medians of 1 to 3 fresh processes" in filled
+    assert "Left out: gone: it does not install here.\n" in filled

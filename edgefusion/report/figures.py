@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edgefusion.report.peers import peers
 from edgefusion.report.records import read, table
 from edgefusion.report.training import distill_speed
 from edgefusion.spec.errors import UserError
@@ -68,6 +69,7 @@ def host_speed(profiles: Path) -> str:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "peers": peers,
     "zoo-quality": zoo_quality,
     "zoo-training": zoo_training,
     "host-speed": host_speed,
