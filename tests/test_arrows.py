@@ -41,7 +41,8 @@ ARROWS: dict[str, set[str]] = {
     "students": {"spec"},
     "models": {"students", "spec"},
     "data": {"models", "students", "spec"},
-    **{room: {"data", "models", "students", "spec"} for room in ("compress", "distill", "quantize", "evaluate")},
+    **{room: {"data", "models", "students", "spec"} for room in ("compress", "distill", "evaluate")},
+    "quantize": {"runtime", "backends", "models", "students", "spec"},  # it calibrates with the runtime's own sampler
     "zoo": {"compress", "distill", "evaluate", "data", "models", "students", "spec"},
     "export": {"compress", "distill", "quantize", "evaluate", "models", "students", "runtime", "backends", "spec"},
 }
@@ -117,6 +118,14 @@ def test_nothing_above_the_torch_line_imports_torch() -> None:
         if room_of(found.path) in BOARD | {""} and found.module.split(".")[0] in TORCH_SIDE
     ]
     assert not wrong
+
+
+def test_optimum_is_an_extra() -> None:
+    """Three files need it, and no other file needs them."""
+    users = {found.path for found in every_import() if found.module.split(".")[0] == "optimum"}
+    assert {path.name for path in users} == {"optimum_command.py", "optimum_register.py", "optimum_parts.py"}
+    theirs = tuple(_module_name(path) for path in users)
+    assert not [str(found) for found in every_import() if found.module.startswith(theirs) and found.path not in users]
 
 
 def test_students_are_data() -> None:
