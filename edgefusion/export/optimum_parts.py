@@ -16,22 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from optimum.exporters.base import ExporterConfig
-from optimum.exporters.tasks import TasksManager
-from optimum.exporters.utils import get_diffusion_models_for_export
-from optimum.utils import NormalizedConfig
-from optimum.utils.input_generators import (
-    DummySeq2SeqDecoderTextInputGenerator,
-    DummyTextInputGenerator,
-    DummyTimestepInputGenerator,
-    DummyVisionInputGenerator,
-)
 
 from edgefusion.export.graphs import GRAPHS, Graph
 from edgefusion.export.tensors import FILES, Signature
 from edgefusion.export.trace import trace
 from edgefusion.spec.bundle import PartName, Tensor
 from edgefusion.spec.errors import UserError
+
+try:
+    from optimum.exporters.base import ExporterConfig
+    from optimum.exporters.tasks import TasksManager
+    from optimum.exporters.utils import get_diffusion_models_for_export
+    from optimum.utils import NormalizedConfig
+    from optimum.utils.input_generators import (
+        DummySeq2SeqDecoderTextInputGenerator,
+        DummyTextInputGenerator,
+        DummyTimestepInputGenerator,
+        DummyVisionInputGenerator,
+    )
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("optimum is not installed. Run: pip install 'edgefusion[optimum]'") from error
 
 EXPORTER = "edgefusion"
 SUB_MODELS: dict[PartName, str] = {"text_encoder": "text_encoder", "unet": "unet", "decoder": "vae_decoder"}
