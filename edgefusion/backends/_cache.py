@@ -13,10 +13,12 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 FACTS = "facts.json"
 LIMIT_BYTES = 8 * 2**30
 CHECKED_BYTES = 64 * 2**20  # a file up to this size is hashed when it is read, of a larger one the size is compared
@@ -67,20 +69,25 @@ class Entry:
             os.utime(self.folder)
         return self.folder / name
 
-    @contextlib.contextmanager
-    def making(self) -> Iterator[Path]:
-        """A folder to write the engine's files into; it becomes the entry if nothing is raised.
+    def make(self, write: Callable[[Path], T]) -> T | None:
+        """Call `write` with a folder for the engine's files, which then becomes the entry, and return what it returns.
 
-        A folder that cannot be written, or a full disk, ends the block without an error: an engine can do without.
+        None where that fails: the folder cannot be written, the disk is full, or the engine has trouble with the
+        graph, which it will meet and tell of again when it loads without a cache.
         """
-        with contextlib.suppress(OSError):
+        try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=self.folder.parent))
-            try:
-                yield scratch
-                self._keep(scratch)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+        except OSError:
+            return None
+        try:
+            made = write(scratch)
+            self._keep(scratch)
+            return made
+        except Exception:
+            return None
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _keep(self, scratch: Path) -> None:
         files = {path.name: _note(path) for path in sorted(scratch.iterdir())}

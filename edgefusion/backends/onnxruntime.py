@@ -141,13 +141,16 @@ def _session(ort: Any, model: Path, provider: str, threads: int | None, entry: E
 
 def _stored(ort: Any, model: Path, provider: str, threads: int | None, entry: Entry) -> Any:
     """Load, and keep the optimised graph, its weights beside it as this processor's kernels want them, to be mapped."""
-    with entry.making() as folder:
+
+    def write(folder: Path) -> None:
         options = _options(ort, threads)
         options.optimized_model_filepath = str(folder / OPTIMISED)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", KEPT_BYTES)
         options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
         ort.InferenceSession(str(model), sess_options=options, providers=[provider])
+
+    entry.make(write)
     return _session(ort, model, provider, threads, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from collections import defaultdict
 from dataclasses import replace
@@ -28,6 +29,7 @@ DTYPES = {
     "i8": "int8",
     "u8": "uint8",
 }
+NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+")
 BLOB, IR = "model.blob", "openvino_model.xml"
 
 
@@ -166,18 +168,22 @@ def save(model: Any, xml: Path, *, half_weights: bool = False) -> list[Path]:
 
 
 def name_operations(model: Any) -> None:
-    """Give every operation that OpenVINO numbered by itself a name that says where it is: MODULE/TYPE_NUMBER.
+    """Give every operation whose name does not say where it is one that does: MODULE/TYPE_NUMBER, MODULE/OUTPUT.
 
-    The module is that of the named operations around it, as deep as they agree. OpenVINO counts through a process, so
-    its own numbers would make two exports of the same weights differ.
+    The module is that of its weights, or of the named operations around it, as deep as they agree. OpenVINO counts
+    through a process, so its own numbers would make two exports of the same weights differ.
     """
     counts: dict[str, int] = {}
     for operation in model.get_ordered_ops():
-        if operation.get_friendly_name() == operation.get_name():
-            kind = operation.get_type_name()
+        kind, name = operation.get_type_name(), operation.get_friendly_name()
+        if kind in ("Parameter", "Result"):
+            continue
+        if _is_numbered(operation):
             stem = f"{_place(operation)}/{kind}"
             counts[stem] = counts.get(stem, -1) + 1
             operation.set_friendly_name(f"{stem}_{counts[stem]}")
+        elif kind != "Constant" and "/" not in name:
+            operation.set_friendly_name(f"{_place(operation)}/{name}")
 
 
 def sdk() -> Any:
@@ -221,15 +227,16 @@ def _imported(core: Any, entry: Entry, model: Path, device: str, properties: dic
 def _stored(core: Any, entry: Entry, model: Path, device: str, properties: dict[str, Any]) -> Any:
     """Compile, and keep a blob without weights: those stay in the .bin, which is mapped, not read.
 
-    None where the cache cannot be written and the graph was not compiled for it.
+    None where that could not be.
     """
-    compiled = None
-    with entry.making() as folder:
-        if model.suffix == ".onnx":
-            model = save(read(model), folder / IR)[0]
-        compiled = core.compile_model(model, device, {**properties, "CACHE_MODE": "OPTIMIZE_SIZE"})
+
+    def write(folder: Path) -> Any:
+        source = save(read(model), folder / IR)[0] if model.suffix == ".onnx" else model
+        compiled = core.compile_model(source, device, {**properties, "CACHE_MODE": "OPTIMIZE_SIZE"})
         (folder / BLOB).write_bytes(compiled.export_model().getvalue())
-    return compiled
+        return compiled
+
+    return entry.make(write)
 
 
 def _weightless(weights: Path) -> dict[str, Any]:
@@ -299,11 +306,21 @@ def _sources(node: Any) -> tuple[str, ...]:
 
 
 def _place(operation: Any) -> str:
-    """The deepest module that the named operations before and after agree on."""
+    """The module of an operation's weights (`conv_out` of `conv_out.weight`), else what its neighbours agree on."""
     before = [value.get_node() for value in operation.input_values()]
     after = [use.get_node() for output in operation.outputs() for use in output.get_target_inputs()]
+    weights = [node.get_friendly_name() for node in before if node.get_type_name() == "Constant"]
+    for name in weights:
+        if "." in name and "/" not in name:
+            return str(name).rpartition(".")[0]
     places = [module_of(node.get_friendly_name()).split(".") for node in (*before, *after) if _is_placed(node)]
     return ".".join(os.path.commonprefix(places)) if places else ""
+
+
+def _is_numbered(operation: Any) -> bool:
+    """Named by OpenVINO; a folded constant keeps the name of what was folded (Reshape_17842)."""
+    name = operation.get_friendly_name()
+    return name == operation.get_name() or NUMBERED.fullmatch(name) is not None
 
 
 def _is_placed(node: Any) -> bool:

@@ -91,8 +91,9 @@ def main(
 ) -> None:
     """Make a picture from a bundle and a prompt, with no torch."""
     image.check_destination(out)
-    for number in range(count) if preview_dir is not None else ():
-        _make_folder(_numbered(preview_dir, number))
+    if preview_dir is not None:
+        for number in range(count):
+            _make_folder(_numbered(preview_dir, number))
     clock = Clock()
     with clock.stage("verify"):
         opened = open_bundle(bundle, verify=verify)
