@@ -299,10 +299,14 @@ def _sources(node: Any) -> tuple[str, ...]:
     before = [value.get_node() for value in node.input_values()]
     for candidate in (node, *after, *before):
         names = dict(candidate.get_rt_info().items()).get("originalLayersNames")
-        placed = tuple(name for name in (names.astype(str).split(",") if names else ()) if "/" in name)
+        placed = tuple(name for name in (names.astype(str).split(",") if names else ()) if _is_module(name))
         if placed:
             return placed
     return ()
+
+
+def _is_module(name: str) -> bool:
+    return "/" in name and "/sink_port_" not in name  # an output's own name
 
 
 def _place(operation: Any) -> str:
@@ -324,7 +328,7 @@ def _is_numbered(operation: Any) -> bool:
 
 
 def _is_placed(node: Any) -> bool:
-    return "/" in node.get_friendly_name() and node.get_type_name() != "Constant"
+    return "/" in node.get_friendly_name() and node.get_type_name() not in ("Constant", "Parameter", "Result")
 
 
 def _agree(ports: Any, expected: tuple[Tensor, ...], model: Path, kind: str) -> None:
