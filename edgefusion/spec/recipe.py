@@ -59,6 +59,9 @@ class Quality(Strict):
     worst_psnr_db: float = Field(default=12.0, gt=0, description="of the worst prompt")
     ssim: float = Field(default=0.7, gt=0, le=1, description="median")
     st_lpips_alex: float = Field(default=0.3, gt=0, description="median; a ceiling")
+    swap: float = Field(
+        default=0.85, gt=0, le=1, description="share of pictures nearer to float32's of their own prompt than of others"
+    )
 
 
 class ImageRecipe(Strict):

@@ -1,0 +1,86 @@
+"""An ONNX model made small: for ONNX Runtime, and for whatever else reads QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgefusion.quantize.calibration import Arrays
+from edgefusion.quantize.engines import nncf_sdk, quiet
+from edgefusion.quantize.ir import Scheme
+from edgefusion.quantize.layers import WEIGHTED, kept_names
+from edgefusion.spec.bundle import Quantization
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.recipe import KeptHigh
+
+EIGHT_BIT = (2, 3)
+"""onnx.TensorProto's UINT8 and INT8."""
+
+
+def quantised(model: Any, scheme: Scheme, inputs: Sequence[Arrays], prompts: int) -> tuple[Any, Quantization]:
+    """An onnx.ModelProto of int8 or w8a16 from a float one; arguments and errors as `ir.quantised`."""
+    nncf = nncf_sdk()
+    names = [node.name for node in model.graph.node]
+    scope = nncf.IgnoredScope(names=kept_names(names, scheme.keep_high, "keep_high"), validate=False)
+    with quiet():
+        if scheme.precision == "w8a16":
+            made = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
+            inputs, prompts = (), 0
+        else:
+            made = _post_training(nncf, model, scheme, inputs, scope)
+    return made, Quantization(
+        engine="nncf",
+        method=scheme.method,
+        prompts=prompts,
+        samples=len(inputs),
+        layers=eight_bit(made),
+        kept_high=scheme.keep_high,
+    )
+
+
+def halved(model: Any, keep_high: tuple[KeptHigh, ...] = ()) -> Any:
+    """An onnx.ModelProto in float16, its inputs and outputs left as they are; layers kept high stay in float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    kept = kept_names([node.name for node in model.graph.node], keep_high, "keep_high")
+    with quiet():
+        return convert_float_to_float16(model, keep_io_types=True, node_block_list=kept, disable_shape_infer=True)
+
+
+def eight_bit(model: Any) -> int:
+    """How many layers of an onnx.ModelProto have weights in eight bits."""
+    kinds = {initialiser.name: initialiser.data_type for initialiser in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+
+    def small(name: str) -> bool:
+        while name in makers and makers[name].op_type in ("DequantizeLinear", "Reshape", "Transpose", "Cast"):
+            name = makers[name].input[0]
+        return kinds.get(name) in EIGHT_BIT
+
+    return sum(node.op_type in WEIGHTED and small(node.input[1]) for node in model.graph.node)
+
+
+def refuse_bfloat16(precision: str, activations: str | None, where: str) -> None:
+    """ONNX Runtime's CPU has no bfloat16; a graph that asks for it would run in something else, or not at all."""
+    if "bf16" in (precision, activations):
+        raise UserError(
+            "ONNX Runtime does not compute in bf16 on a CPU.",
+            where=where,
+            remedy='Set fp32 or fp16, or backend = "openvino".',
+        )
+
+
+def _post_training(nncf: Any, model: Any, scheme: Scheme, inputs: Sequence[Arrays], scope: Any) -> Any:
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+
+    matmul, convolution = scheme.smooth or (-1, -1)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(list(inputs)),
+        subset_size=len(inputs),
+        model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=scope,
+        advanced_parameters=AdvancedQuantizationParameters(
+            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=matmul, convolution=convolution),
+        ),
+    )

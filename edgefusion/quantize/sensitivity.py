@@ -1,0 +1,195 @@
+"""How much each layer minds eight bits, by the source module's name.
+
+`layer_sqnr`: what comes out of each layer of the quantised graph beside the float one, everything before it quantised
+too. `alone`: the part's output when only one layer is quantised and all others are float: what quantising this layer
+costs. The quantised graph is made once; a layer is switched to float by taking its activations from before their
+quantiser and its weights from the float graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefusion.quantize.calibration import Arrays
+from edgefusion.quantize.layers import WEIGHTED, module_of, operations
+from edgefusion.runtime.psnr import IDENTICAL_DB, psnr_db
+
+CARRIERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Concat", "StridedSlice")
+"""Operations that only carry values: a quantiser before one of them belongs to the layer after it."""
+
+
+def layer_sqnr(plain: Any, made: Any, inputs: Sequence[Arrays]) -> dict[str, float]:
+    """Signal-to-noise ratio of the output of every layer, dB: module → 10·log10(Σ float² / Σ (float - quantised)²).
+
+    Args:
+        plain: the float openvino.Model.
+        made: the quantised one, its operations under the same names.
+        inputs: of some calls of the part.
+    """
+    there = {op.get_friendly_name() for op in operations(plain)}
+    names = [op.get_friendly_name() for op in operations(made) if op.get_type_name() in WEIGHTED]
+    names = [name for name in names if name in there]
+    first, second = _probed(plain, names), _probed(made, names)
+    signal, noise = np.zeros(len(names)), np.zeros(len(names))
+    for row in inputs:
+        for i, (x, y) in enumerate(zip(first(row), second(row), strict=True)):
+            signal[i] += np.square(x, dtype=np.float64).sum()
+            noise[i] += np.square(x.astype(np.float64) - y).sum()
+    found: dict[str, float] = {}
+    for name, s, n in zip(names, signal, noise, strict=True):
+        module = module_of(name) or name
+        found[module] = min(found.get(module, IDENTICAL_DB), _ratio_db(s, n))
+    return found
+
+
+def alone(
+    plain: Any,
+    made: Any,
+    rows: Sequence[tuple[Arrays, Arrays]],
+    groups: dict[str, Sequence[str]] | None = None,
+    seen: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """PSNR of the part's output when only one layer, or one group of layers, is quantised, dB: the median of the rows.
+
+    Args:
+        plain: the float openvino.Model.
+        made: the quantised one.
+        rows: inputs of the part and what the float part gives.
+        groups: name → modules quantised together; without it each layer is a group.
+        seen: called with the groups done and their number.
+    """
+    groups = groups or {module: (module,) for module in quantised_layers(made)}
+    found = {}
+    for number, (name, modules) in enumerate(groups.items(), 1):
+        found[name] = nearness_db(only(plain, made, set(modules)), rows)
+        if seen:
+            seen(number, len(groups))
+    return found
+
+
+def quantised_layers(made: Any) -> dict[str, list[Any]]:
+    """Module → operations with weights or activations in eight bits, in order of execution."""
+    found: dict[str, list[Any]] = {}
+    for op in operations(made):
+        if op.get_type_name() in WEIGHTED and (_quantisers(op) or _is_eight_bit(op)):
+            found.setdefault(module_of(op.get_friendly_name()) or op.get_friendly_name(), []).append(op)
+    return found
+
+
+def only(plain: Any, made: Any, modules: Iterable[str]) -> Any:
+    """The quantised model with every layer but these switched back to float."""
+    model, kept = made.clone(), set(modules)
+    layers = quantised_layers(model)
+    float_ops = {op.get_friendly_name(): op for op in operations(plain)}
+    for module, ops in layers.items():
+        for op in ops:
+            if module not in kept and op.get_friendly_name() in float_ops:
+                _float_weights(op, float_ops[op.get_friendly_name()])
+    _float_activations(model, {op.get_friendly_name() for name, ops in layers.items() if name in kept for op in ops})
+    return model
+
+
+def nearness_db(model: Any, rows: Sequence[tuple[Arrays, Arrays]]) -> float:
+    """Median PSNR of a part's outputs over rows of (inputs, float outputs), dB."""
+    run = compiled(model)
+    worst = []
+    for inputs, expected in rows:
+        outputs = run(inputs)
+        worst.append(min(psnr_db(expected[name], outputs[name]) for name in expected))
+    return float(np.median(worst))
+
+
+def compiled(model: Any) -> Callable[[Arrays], Arrays]:
+    """The model on this CPU in float32, {input: array} → {output: array}."""
+    import openvino
+
+    graph = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [port.any_name for port in graph.outputs]
+    return lambda feeds: dict(zip(names, graph(feeds).values(), strict=True))
+
+
+def _probed(model: Any, names: Sequence[str]) -> Callable[[Arrays], list[NDArray[Any]]]:
+    import openvino
+
+    ops = {op.get_friendly_name(): op for op in model.get_ordered_ops()}
+    outputs = [ops[name].output(0) for name in names]
+    probe = openvino.Model(outputs, model.get_parameters())
+    graph = openvino.Core().compile_model(probe, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    known = {port.any_name for port in graph.inputs}
+    return lambda feeds: list(graph({name: array for name, array in feeds.items() if name in known}).values())
+
+
+def _quantisers(op: Any) -> list[Any]:
+    """The FakeQuantize operations of an operation's activations, through what only carries values."""
+    found, queue = [], [value.get_source_output().get_node() for value in op.inputs()]
+    while queue:
+        node = queue.pop()
+        if node.get_type_name() == "FakeQuantize" and not _of_constant(node):
+            found.append(node)
+        elif node.get_type_name() in CARRIERS:
+            queue += [value.get_source_output().get_node() for value in node.inputs()]
+    return found
+
+
+def _of_constant(node: Any) -> bool:
+    source = node.input(0).get_source_output().get_node()
+    while source.get_type_name() in ("Convert", "Multiply", "Subtract"):
+        source = source.input(0).get_source_output().get_node()
+    return bool(source.get_type_name() == "Constant")
+
+
+def _is_eight_bit(op: Any) -> bool:
+    from edgefusion.quantize.layers import constant_of
+
+    constant = constant_of(op)
+    return constant is not None and constant.get_element_type().get_type_name() in ("i8", "u8")
+
+
+def _float_weights(op: Any, plain: Any) -> None:
+    from openvino import opset13 as ops
+
+    from edgefusion.quantize.layers import constant_of
+
+    constant = constant_of(plain)
+    if constant is not None:
+        op.input(1).replace_source_output(ops.constant(constant.data.copy()).output(0))
+    if (bias := _bias(op)) and (before := _bias(plain)):  # NNCF corrects them for the error of the weights
+        bias.replace_source_output(ops.constant(before.get_source_output().get_node().data.copy()).output(0))
+
+
+def _bias(op: Any) -> Any:
+    """The input that holds a layer's bias: of the addition after it."""
+    for use in op.output(0).get_target_inputs():
+        node = use.get_node()
+        if node.get_type_name() == "Add":
+            for value in node.inputs():
+                if value.get_source_output().get_node().get_type_name() == "Constant":
+                    return value
+    return None
+
+
+def _float_activations(model: Any, kept: set[str]) -> None:
+    """Take away every activation quantiser that does not feed an operation of `kept`."""
+    wanted = {
+        id_of(quantiser) for op in operations(model) if op.get_friendly_name() in kept for quantiser in _quantisers(op)
+    }
+    for node in operations(model):
+        if node.get_type_name() == "FakeQuantize" and not _of_constant(node) and id_of(node) not in wanted:
+            source = node.input(0).get_source_output()
+            for use in node.output(0).get_target_inputs():
+                use.replace_source_output(source)
+
+
+def id_of(node: Any) -> str:
+    """A name that only this operation of a model has."""
+    return str(node.get_name())
+
+
+def _ratio_db(signal: float, noise: float) -> float:
+    if noise == 0:
+        return IDENTICAL_DB
+    return float(np.clip(10 * np.log10(signal / noise), -IDENTICAL_DB, IDENTICAL_DB)) if signal else 0.0
