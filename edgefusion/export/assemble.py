@@ -7,10 +7,21 @@ from typing import Any
 
 from edgefusion.export.golden import FILE as GOLDEN
 from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
-from edgefusion.export.plan import Plan, tool_versions
+from edgefusion.export.plan import Plan
 from edgefusion.export.tensors import FILES
 from edgefusion.models.tokenizer import ClipTokenizer
-from edgefusion.spec.bundle import SCHEMA_VERSION, File, Golden, Image, Manifest, Part, PartName, Tokenizer, Weights
+from edgefusion.spec.bundle import (
+    SCHEMA_VERSION,
+    File,
+    Golden,
+    Image,
+    Lora,
+    Manifest,
+    Part,
+    PartName,
+    Tokenizer,
+    Weights,
+)
 from edgefusion.spec.opened import sha256_of
 
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -57,7 +68,7 @@ def manifest(
         weights=weights(plan),
         recipe=plan.recipe,
         device=plan.device,
-        tools=tool_versions(),
+        tools=plan.tools,
         min_memory_mib=minimum_mib,
         remaining=plan.recipe.remaining,
         files={path: file_of(folder / path) for path in files},
@@ -96,6 +107,7 @@ def weights(plan: Plan) -> Weights:
         license=layout.license,
         license_file=LICENSE if layout.license_file else None,
         attribution=layout.card.attribution,
+        loras=tuple(Lora(name=lora.name, sha256=lora.sha256, weight=lora.weight) for lora in plan.loras),
     )
 
 
@@ -112,4 +124,4 @@ def as_bytes(made: Manifest) -> bytes:
 def same_inputs(made: Manifest, plan: Plan) -> bool:
     """Whether a bundle was made from exactly what `plan` would be made from."""
     there: list[Any] = [made.name, made.target, made.weights, made.recipe, made.device, made.tools]
-    return there == [plan.name, plan.target, weights(plan), plan.recipe, plan.device, tool_versions()]
+    return there == [plan.name, plan.target, weights(plan), plan.recipe, plan.device, plan.tools]

@@ -20,6 +20,13 @@ def main(
         str | None,
         typer.Option(metavar="tiny|kl", help="Decoder to take; the recipe's word without it, tiny where there is one."),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE_OR_DIR[:WEIGHT]", help="LoRA to add to the weights first; may be given repeatedly."),
+    ] = None,
+    lcm: Annotated[
+        bool, typer.Option("--lcm", help="Sample as an LCM, whatever scheduler is named: for an LCM-LoRA.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the bundle; build/<name>-<target> without it.")] = None,
     layout: Annotated[
         str,
@@ -28,6 +35,14 @@ def main(
         ),
     ] = "edgefusion",
     listing: Annotated[bool, typer.Option("--list", help="List the targets, and stop.")] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="fp32|fp16|bf16|int8|w8a16", help="Of all parts, instead of what the recipe says."),
+    ] = None,
+    allow_below_floor: Annotated[
+        bool,
+        typer.Option("--allow-below-floor", help="Keep a bundle whose pictures fail the gate; the manifest tells."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and whether it fits the board; write nothing.")
     ] = False,
@@ -46,6 +61,10 @@ def main(
       python -m edgefusion.export --target host --weights ./my-student --out build/my-student
 
       python -m edgefusion.export --target host --weights ./my-student --decoder kl
+
+      python -m edgefusion.export --target intel --weights ./my-student --precision w8a16
+
+      python -m edgefusion.export --target host --weights ./sd15 --lora lcm.safetensors --lora style:0.7 --lcm
     """
     if listing:
         _list(as_json)
@@ -59,7 +78,9 @@ def main(
 
     load_recipe(target)  # a typing error in the target is told before anything else is asked for
     require_installed()
-    plan = layouts.arranged(make_plan(target, weights, out, decoder=decoder, download=download), layout)
+    choices = {"decoder": decoder, "loras": lora or (), "lcm": lcm, "precision": precision}
+    plan = make_plan(target, weights, out, download=download, **choices)
+    plan = layouts.arranged(plan, layout)
     if dry_run:
         from edgefusion.export.preview import preview, show
 
@@ -72,7 +93,7 @@ def main(
     if not as_json:
         print(f"{plan.name}: {plan.layout.source} for {plan.device.name}", flush=True)
     with Progress(silent=as_json) as progress:
-        outcome = export(plan, progress, verbose=verbose)
+        outcome = export(plan, progress, verbose=verbose, allow_below_floor=allow_below_floor)
     from edgefusion.export.summary import as_facts, tell
 
     if as_json:

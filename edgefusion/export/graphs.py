@@ -14,6 +14,8 @@ import torch
 from edgefusion.export.tensors import Signature
 from edgefusion.models.checkpoint import build_part, load_part, quiet_libraries
 from edgefusion.models.layout import Layout
+from edgefusion.models.lora import PARTS as LORA_PARTS
+from edgefusion.models.lora import LoraFile, fuse
 from edgefusion.spec.bundle import PartName
 
 DTYPES = {"float32": torch.float32, "int64": torch.int64}
@@ -121,9 +123,11 @@ SDXL: dict[PartName, type[Graph]] = {
 }
 
 
-def load_graph(layout: Layout, part: PartName) -> Graph:
-    """The graph of one part, its weights mapped from their files where those are float32."""
-    return _graph(layout, part, load_part(layout, part, mapped=True))
+def load_graph(layout: Layout, part: PartName, loras: tuple[LoraFile, ...] = ()) -> Graph:
+    """The graph of one part with LoRAs fused into it; else its weights are mapped from their files where float32."""
+    if not loras or part not in LORA_PARTS:
+        return _graph(layout, part, load_part(layout, part, mapped=True))
+    return _graph(layout, part, fuse(load_part(layout, part), part, loras, layout))
 
 
 def weightless_graph(layout: Layout, part: PartName) -> Graph:

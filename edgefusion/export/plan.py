@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import edgefusion
+from edgefusion.export import precisions
 from edgefusion.export.tensors import Signature, signatures
 from edgefusion.models.card import CARD_FILE, ClassifierFreeRange, GuidanceRange
 from edgefusion.models.layout import Layout, read_layout
 from edgefusion.models.locate import locate
+from edgefusion.models.lora import LoraFile, find_lora, require_fit
 from edgefusion.models.tokenizer import ClipTokenizer, read_tokenizer
 from edgefusion.runtime.schedule import make_sampler
 from edgefusion.spec.bundle import ClassifierFree, Guidance, PartName, Sampler
@@ -23,8 +25,9 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import PartRecipe, Recipe
 from edgefusion.spec.rooms import find, load_device, load_recipe
 
-BUILT_BACKENDS = ("onnxruntime", "tensorrt")
+BUILT_BACKENDS = ("onnxruntime", "openvino", "tensorrt")
 TOOLS = ("diffusers", "numpy", "onnx", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers")
+SMALL_TOOLS = ("nncf", "openvino")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Plan:
     height: int
     width: int
     out: Path
+    loras: tuple[LoraFile, ...] = ()  # fused into the weights before they are traced
     files_layout: str = "edgefusion"  # or "diffusers": see export.layouts
+    recipe_file: Path | None = None  # what the recipe names is looked for beside it
 
     @property
     def name(self) -> str:
@@ -125,15 +130,29 @@ class Plan:
         default = 1.0 if config["_class_name"] == "AutoencoderTiny" else 0.18215  # diffusers' own defaults
         return float(config.get("scaling_factor", default))
 
+    @property
+    def tools(self) -> dict[str, str]:
+        """Versions of everything that shapes the bytes of this bundle."""
+        return tool_versions(small=precisions.is_small(self.recipe))
+
     def fingerprint(self) -> str:
         """Hash of all inputs: weights, recipe, device, tools. Parts of an earlier run with the same one are reused."""
         facts = [self.name, self.layout.source, self.layout.sha256, self.recipe.model_dump(mode="json")]
-        text = json.dumps([*facts, self.device.model_dump(mode="json"), tool_versions()], sort_keys=True)
+        facts += [[lora.sha256, lora.weight] for lora in self.loras]
+        text = json.dumps([*facts, self.device.model_dump(mode="json"), self.tools], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_plan(
-    target: str, weights: str | None, out: Path | None, *, decoder: str | None = None, download: bool = False
+    target: str,
+    weights: str | None,
+    out: Path | None,
+    *,
+    decoder: str | None = None,
+    download: bool = False,
+    loras: Sequence[str] = (),
+    lcm: bool = False,
+    precision: str | None = None,
 ) -> Plan:
     """Resolve a target, its device and its checkpoint.
 
@@ -143,24 +162,31 @@ def make_plan(
         out: folder of the bundle; build/<name>-<target> without it.
         decoder: "tiny" or "kl" instead of the recipe's choice.
         download: may a hub id be fetched?
+        loras: FILE_OR_DIR[:WEIGHT] of LoRAs to fuse.
+        lcm: take the checkpoint's noise schedule with LCM's sampling, whatever scheduler it names.
+        precision: of all parts, instead of the recipe's.
 
     Raises:
         UserError: whatever of this does not exist, does not fit together, or is not built in this version.
     """
     recipe, where = load_recipe(target), str(find("export", target))
     _refuse_unbuilt(recipe, where)
+    recipe = precisions.overridden(recipe, precision) if precision else recipe
+    device = load_device(recipe.device)
+    precisions.require(recipe, device, where)
     if decoder is not None:
         recipe = _with_decoder(recipe, decoder)
     located = locate(weights or recipe.student, download=download)
     if decoder == "tiny":
         _require_tiny(located.folder)
-    layout = read_layout(located, recipe.decoder)
+    found = tuple(find_lora(words) for words in loras)
+    layout = _sampled(read_layout(located, recipe.decoder), lcm, found)
     tokenizer = read_tokenizer(layout.tokenizer, layout.configs["text_encoder"]["max_position_embeddings"])
     height, width = (recipe.image.height, recipe.image.width) if recipe.image else layout.image_size
     plan = Plan(
         target=Path(where).stem,
         recipe=recipe,
-        device=load_device(recipe.device),
+        device=device,
         layout=layout,
         tokenizer=tokenizer,
         tokenizer_2=_second_tokenizer(layout, tokenizer),
@@ -168,21 +194,26 @@ def make_plan(
         height=height,
         width=width,
         out=Path(),
+        loras=found,
+        recipe_file=Path(where),
     )
     _check_guidance(plan, where)
     plan.sampler()
+    require_fit(found, layout)
     return Plan(**{**plan.__dict__, "out": out or Path("build") / plan.name})
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of everything that shapes the bytes of a bundle."""
+def tool_versions(*, small: bool = False) -> dict[str, str]:
+    """Versions of everything that shapes the bytes of a bundle; `small`: of one that is quantised or for OpenVINO."""
     versions = {"edgefusion": edgefusion.__version__}
-    for tool in TOOLS:
+    for tool in TOOLS + (SMALL_TOOLS if small else ()):
         try:
             versions[tool] = version(tool)
         except PackageNotFoundError as error:
             raise UserError(
-                f"{tool} is not installed.", remedy="Run: pip install 'edgefusion[export]'", exit_code=4
+                f"{tool} is not installed.",
+                remedy=f"Run: pip install 'edgefusion[{'export,openvino' if small else 'export'}]'",
+                exit_code=4,
             ) from error
     return versions
 
@@ -194,14 +225,6 @@ def _refuse_unbuilt(recipe: Recipe, where: str) -> None:
             where=f"{where}: backend",
             remedy=f"There are: {', '.join(BUILT_BACKENDS)}.",
         )
-    parts: dict[str, Any] = dict(recipe.parts)
-    for name, part in parts.items():
-        if part.precision != "fp32":
-            raise UserError(
-                f"precision {part.precision!r} is not built yet; this version exports fp32 only.",
-                where=f"{where}: parts.{name}.precision",
-                remedy='Set precision = "fp32".',
-            )
 
 
 def _with_decoder(recipe: Recipe, decoder: str) -> Recipe:
@@ -217,6 +240,20 @@ def _require_tiny(folder: Path) -> None:
             where=f"--decoder tiny: {folder}",
             remedy="Distil one with `edgefusion distill decoder`, or say --decoder kl.",
         )
+
+
+def _sampled(layout: Layout, lcm: bool, loras: tuple[LoraFile, ...]) -> Layout:
+    """The layout with the sampler it is exported for; a LoRA alone does not say whether it makes an LCM."""
+    config = layout.scheduler_config
+    if lcm:
+        return replace(layout, scheduler_config={**config, "_class_name": "LCMScheduler"})
+    if loras and config.get("_class_name") != "LCMScheduler":
+        raise UserError(
+            f"this checkpoint is sampled with {config.get('_class_name')}, in many steps.",
+            where=f"{layout.folder}: scheduler",
+            remedy="Say --lcm where the LoRA is an LCM-LoRA, which makes a few-step student of it.",
+        )
+    return layout
 
 
 def _second_tokenizer(layout: Layout, first: ClipTokenizer) -> ClipTokenizer | None:

@@ -4,13 +4,14 @@ replay, rename. Never are the weights of two parts in memory at once before the 
 from __future__ import annotations
 
 import resource
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgefusion.export import assemble, golden, guidance, layouts, parity
+from edgefusion.export import assemble, golden, guidance, layouts, parity, precisions
 from edgefusion.export.place import Place, claim, refuse_foreign
 from edgefusion.export.plan import Plan
 from edgefusion.export.progress import Progress
@@ -41,15 +42,21 @@ class Outcome:
     golden_db: dict[str, float] | None = None
 
 
-def export(plan: Plan, progress: Progress, *, verbose: bool = False) -> Outcome:
+def export(plan: Plan, progress: Progress, *, verbose: bool = False, allow_below_floor: bool = False) -> Outcome:
     """Make the bundle of `plan`, or find that it is there already.
+
+    Args:
+        allow_below_floor: let a quantised bundle pass whose pictures are below the recipe's floors, and record it.
 
     Raises:
         UserError: see the modules this calls; nothing half-made is ever under the final name.
     """
     refuse_foreign(plan.out)
-    if bundle := up_to_date(plan):
+    bundle = up_to_date(plan)
+    if bundle and (allow_below_floor or not bundle.manifest.quality or not bundle.manifest.quality.below_floor):
         return Outcome(plan.out, False, bundle)
+    if precisions.is_small(plan.recipe):
+        return _small(plan, progress, verbose=verbose, allow_below_floor=allow_below_floor)
     from edgefusion.export.memory import sizes
 
     parts = sizes(plan)
@@ -59,6 +66,27 @@ def export(plan: Plan, progress: Progress, *, verbose: bool = False) -> Outcome:
         run.all()
         place.finish()
     return Outcome(plan.out, True, open_bundle(plan.out), run.seconds, run.peak_mib, run.reused, run.golden_db)
+
+
+def _small(plan: Plan, progress: Progress, *, verbose: bool, allow_below_floor: bool) -> Outcome:
+    """A bundle of small numbers: first the float one, then from it this one. The float one is kept until it is done."""
+    from edgefusion.export.memory import sizes
+    from edgefusion.export.quantise import Small, float_plan, require_installed
+
+    require_installed(plan)
+    source = export(float_plan(plan), progress, verbose=verbose)
+    parts = sizes(plan)
+    need_bytes = sum(size.weight_bytes for size in parts.values())
+    with claim(plan.out, plan.fingerprint(), need_bytes) as place:
+        run = _Run(plan, place, progress, parts, verbose)
+        small = Small(plan, place, source.bundle, parts, run.stage, run.reused, allow_below_floor=allow_below_floor)
+        run.golden_db = small.all()
+        place.finish()
+    shutil.rmtree(source.out, ignore_errors=True)
+    source.out.with_name(f".{source.out.name}.lock").unlink(missing_ok=True)
+    seconds = {f"float {name}": value for name, value in source.seconds.items()} | run.seconds
+    peaks = {f"float {name}": value for name, value in source.peak_mib.items()} | run.peak_mib
+    return Outcome(plan.out, True, open_bundle(plan.out), seconds, peaks, run.reused, run.golden_db)
 
 
 def up_to_date(plan: Plan) -> Bundle | None:
@@ -88,9 +116,9 @@ class _Run:
         made = Reference(self.plan)
         parts = {}
         for name in self.plan.signatures:
-            with self._stage(name):
+            with self.stage(name):
                 parts[name] = self._part(name, made)
-        with self._stage("golden"):
+        with self.stage("golden"):
             effect = self._guidance_effect(parts["unet"], made.pairs["unet"])
             self._put_small_files(golden.npz_bytes(made.golden))
             minimum = need(self.sizes, RUNTIME_MIB).minimum_mib
@@ -103,7 +131,7 @@ class _Run:
         from edgefusion.export.graphs import load_graph
         from edgefusion.export.trace import trace
 
-        size, graph = self.sizes[name], load_graph(self.plan.layout, name)
+        size, graph = self.sizes[name], load_graph(self.plan.layout, name, self.plan.loras)
         pairs = reference.run(name, graph)
         if facts := self.place.found(name):
             self.reused.append(name)
@@ -131,7 +159,8 @@ class _Run:
         for path, content in layouts.extra_files(self.plan).items():
             self.place.put(path, content)
 
-    def _stage(self, name: str) -> _Stage:
+    def stage(self, name: str) -> _Stage:
+        """Times what is done in it."""
         return _Stage(self, name)
 
 

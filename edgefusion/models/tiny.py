@@ -9,7 +9,7 @@ from typing import Any
 from edgefusion.models.checkpoint import quiet_libraries, require_torch, save_text_encoder
 
 LENGTH, WIDTH, GUIDANCE_DIM = 16, 32, 16
-SECOND_WIDTH, POOLED = 24, 20
+SECOND_WIDTH, POOLED = 48, 20
 OPENCLIP = {"hidden_act": "gelu", "bos_token_id": 0, "eos_token_id": 2}  # ids as the public files have them
 END = "<|endoftext|>"
 MERGES = ("a p", "p l", "r e", "re d</w>", "ap pl", "appl e</w>", "t h", "th e</w>", "o f</w>", "e m", "em o")
