@@ -21,6 +21,11 @@ class Missing(Exception):
     """Why an artefact cannot be made here, in one line."""
 
 
+def plain(line: str) -> str:
+    """A line for a record, without the paths of this machine's folders: a path is cut down to its last name."""
+    return " ".join(Path(word).name if word.startswith("/") else word for word in line.split())
+
+
 @dataclass
 class Work:
     """The work folder, the size of the pictures, whether what is there is made anew, and how long that took."""
@@ -52,12 +57,18 @@ class Work:
         words = ["--target", recipe, "--weights", checkpoint, "--decoder", decoder, "--out", out]
         return self._made(out, [sys.executable, "-m", "edgefusion.export", *words])
 
-    def genai(self, weights: str, decoder: str) -> Path:
+    def genai(self, weights: str, *, tiny: bool = False) -> Path:
         """A model folder for openvino-genai, from the float ONNX of this project's host bundle."""
-        bundle = self.bundle("host", "bk-tiny", "tiny" if decoder == "vae_tiny" else "kl")
-        out = self.models / f"genai-{weights}-{decoder}"
-        words = [bundle, self.checkpoint("bk-tiny"), out, "--weights", weights, "--decoder", decoder]
+        out = self.models / f"genai-{weights}{'-tiny' if tiny else ''}"
+        source = self.genai(weights) if tiny else self.bundle("host", "bk-tiny", "kl")
+        words: list[object] = [source, self.checkpoint("bk-tiny"), out, "--weights", weights]
+        words += ["--tiny", self._tiny_decoder()] if tiny else []
         return self._made(out, [python_of("openvino", self.folder), HERE / "prepare" / "genai.py", *words])
+
+    def _tiny_decoder(self) -> Path:
+        out = self.models / "tiny-decoder.onnx"
+        words = [self.checkpoint("bk-tiny"), out, self.px]
+        return self._made(out, [sys.executable, HERE / "prepare" / "tiny_decoder.py", *words])
 
     def _at_size(self, target: str) -> Path:
         """The recipe with the pictures' size written into it."""
@@ -71,13 +82,17 @@ class Work:
     def _made(self, out: Path, command: list[object]) -> Path:
         if out.exists() and (out.name in self.seconds or not self.again):
             return out
-        shutil.rmtree(out, ignore_errors=True)
+        _remove(out)
         print(f"making {out.name}", file=sys.stderr, flush=True)
         began = time.perf_counter()
         done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
-            shutil.rmtree(out, ignore_errors=True)
+            _remove(out)
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise Missing(f"{out.name} cannot be made: {lines[-1] if lines else f'status {done.returncode}'}")
+            raise Missing(f"{out.name} cannot be made: {plain(lines[-1]) if lines else done.returncode}")
         self.seconds[out.name] = time.perf_counter() - began
         return out
+
+
+def _remove(path: Path) -> None:
+    path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)

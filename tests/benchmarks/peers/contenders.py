@@ -33,8 +33,8 @@ def _bundle(target: str, decoder: str, student: str = "bk-tiny") -> Callable[[Wo
     return lambda work: work.bundle(target, student, decoder)
 
 
-def _genai(weights: str, decoder: str) -> Callable[[Work], Path]:
-    return lambda work: work.genai(weights, decoder)
+def _genai(weights: str, *, tiny: bool = False) -> Callable[[Work], Path]:
+    return lambda work: work.genai(weights, tiny=tiny)
 
 
 def _ours(name: str, label: str, target: str, decoder: str, student: str = "bk-tiny", **more: Any) -> Contender:
@@ -72,17 +72,17 @@ CONTENDERS = (
         pictures=1,
         most_runs=2,
     ),
-    Contender("genai", "openvino-genai, defaults", "openvino", "genai", _genai("float", "vae"), pictures=1),
+    Contender("genai", "openvino-genai, defaults", "openvino", "genai", _genai("float"), pictures=1),
     Contender(
         "genai-tuned",
         "openvino-genai, int8 U-Net, int8 weights, bf16 hint",
         "openvino",
         "genai",
-        _genai("int8", "vae"),
+        _genai("int8"),
         BF16,
         pictures=2,
     ),
-    Contender("genai-tuned-tiny", "… and the tiny decoder", "openvino", "genai", _genai("int8", "vae_tiny"), BF16),
+    Contender("genai-tuned-tiny", "… and the tiny decoder", "openvino", "genai", _genai("int8", tiny=True), BF16),
     Contender(
         "sdcpp",
         "stable-diffusion.cpp, q8_0, flash attention, TAESD",

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from artefacts import Missing, Work
+from artefacts import Missing, Work, plain
 from contenders import CONTENDERS, Contender
 from environments import HERE, ROOT, python_of
 
@@ -54,7 +54,7 @@ def process(contender: Contender, python: Path, model: Path, px: int, png: Path)
         errors.seek(0)
         said = [line.strip() for line in errors.read().splitlines() if line.strip()]
     if status or "made" not in run:
-        raise Failed(said[-1] if said else f"ended with status {status}")
+        raise Failed(plain(said[-1]) if said else f"ended with status {status}")
     if run["made"]["deviation"] < 1:
         raise Failed(f"its picture is flat (deviation {run['made']['deviation']:.2f} of 255)")
     return {**run, "peak_mib": usage.ru_maxrss / 1024}

@@ -24,21 +24,31 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--decoder", choices=("vae", "vae_tiny"), default="vae")
+    parser.add_argument(
+        "--tiny", type=Path, help="ONNX of a tiny decoder: take the rest from BUNDLE, a folder made before"
+    )
     parser.add_argument("--weights", choices=("float", "int8"), default="float")
     options = parser.parse_args()
+    if options.tiny:
+        shutil.copytree(options.bundle, options.out, ignore=shutil.ignore_patterns("vae_decoder"))
+        write_part(
+            ov.convert_model(options.tiny), "decoder", options.checkpoint / "vae_tiny", options.out, options.weights
+        )
+        return
     parts = json.loads((options.bundle / "manifest.json").read_text())["parts"]
-    for part, folder in FILES.items():
-        model = ov.convert_model(options.bundle / parts[part]["file"])
-        if options.weights == "int8":
-            model = quantised(model, part)
-        target = options.out / folder
-        target.mkdir(parents=True)
-        ov.save_model(model, target / "openvino_model.xml", compress_to_fp16=True)
-        source = options.decoder if part == "decoder" else part
-        config = json.loads((options.checkpoint / source / "config.json").read_text())
-        (target / "config.json").write_text(json.dumps(kl_like(config) if part == "decoder" else config))
+    for part in FILES:
+        source = options.checkpoint / ("vae" if part == "decoder" else part)
+        write_part(ov.convert_model(options.bundle / parts[part]["file"]), part, source, options.out, options.weights)
     write_the_rest(options.checkpoint, options.out)
+
+
+def write_part(model: ov.Model, part: str, source: Path, out: Path, weights: str) -> None:
+    """One part's IR, and its configuration from its folder in the checkpoint."""
+    target = out / FILES[part]
+    target.mkdir(parents=True)
+    ov.save_model(quantised(model, part) if weights == "int8" else model, target / "openvino_model.xml")
+    config = json.loads((source / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(kl_like(config) if part == "decoder" else config))
 
 
 def quantised(model: ov.Model, part: str) -> ov.Model:
