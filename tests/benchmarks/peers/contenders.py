@@ -99,5 +99,6 @@ CONTENDERS = (
     _ours("bf16-tiny", "… and the tiny decoder", "bf16", "tiny"),
     _ours("w8a16-tiny", "… int8 weights", "w8a16", "tiny"),
     _ours("int8-tiny", "… int8", "int8", "tiny"),
+    _ours("int8-tiny-low-memory", "… int8, a part at a time", "int8", "tiny", settings={"low_memory": True}),
     _ours("edge-int8-tiny", "… the edge student", "int8", "tiny", "edge"),
 )

@@ -44,7 +44,8 @@ def process(contender: Contender, python: Path, model: Path, px: int, png: Path)
     run: dict[str, Any] = {"load_average": os.getloadavg()[0], "warm_s": []}
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
-        environment = {**os.environ, "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1"}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "MKL_", "KMP_"))}
+        environment = {**kept, "PYTHONPATH": str(HERE), "HF_HUB_OFFLINE": "1"}
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         assert child.stdout is not None
         for line in child.stdout:
