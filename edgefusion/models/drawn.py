@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "fp16"]
 SAFETENSORS = {"fp32": "F32", "fp16": "F16"}
+CONTRAST = 0.2
 ITEM_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2}
 
 
@@ -70,6 +71,38 @@ def draw(
                 written(value.numel() * ITEM_BYTES[precision])
             unit.to("meta")
     assert not rows, f"not drawn: {list(rows)}"
+
+
+def give_contrast(empty: Any, path: Path) -> None:
+    """Rescale the last layer of a tiny decoder so that its pictures are grey with a contrast of 0.2, not nearly flat.
+
+    It has no norm before its last layer, so torch's initialisation leaves 0.01 of the range. The factors are rounded:
+    they must not depend on the order of a sum.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(path)
+    decoder = empty.decoder.to_empty(device="cpu").float()
+    decoder.load_state_dict({name.removeprefix("decoder."): state[name] for name in state if "decoder." in name})
+    last = f"decoder.layers.{len(decoder.layers) - 1}"
+    with torch.no_grad():
+        # the module's output is 2·layers(z) - 1
+        x = (decoder(torch.randn((2, 4, 16, 16))) + 1) / 2
+        factor = _rounded(CONTRAST / x.std((0, 2, 3)))
+        state[f"{last}.weight"] = (state[f"{last}.weight"].float() * factor[:, None, None, None]).to(x.dtype)
+        bias = state[f"{last}.bias"].float()
+        middle = x.mean((0, 2, 3)) - bias
+        state[f"{last}.bias"] = _rounded(0.5 - factor * middle)
+    kinds = {name: value.dtype for name, value in load_file(path).items()}
+    save_file({name: value.to(kinds[name]).contiguous() for name, value in state.items()}, path, {"format": "pt"})
+
+
+def _rounded(values: Any) -> Any:
+    """To three significant digits."""
+    import torch
+
+    return torch.tensor([float(f"{value:.3g}") for value in values.tolist()])
 
 
 def _names(empty: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

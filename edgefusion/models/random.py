@@ -16,7 +16,7 @@ from typing import Any
 
 from edgefusion.models.card import CARD_FILE, StudentCard
 from edgefusion.models.checkpoint import quiet_libraries, require_torch
-from edgefusion.models.drawn import Precision, draw, weight_bytes
+from edgefusion.models.drawn import Precision, draw, give_contrast, weight_bytes
 from edgefusion.models.family import family_of
 from edgefusion.models.layout import TOKENIZER_FILES, Config
 from edgefusion.models.locate import ZOO
@@ -39,7 +39,6 @@ TINY_DECODER: Config = {  # TAESD's shape: what diffusers builds without argumen
     "_class_name": "AutoencoderTiny",
     "scaling_factor": 1.0,
 }
-CONTRAST = 0.2
 STAYS_FREE_BYTES = 64 * 2**20
 
 Adapt = Callable[[str, Config], Config]
@@ -177,39 +176,7 @@ def _write_part(module: Any, folder: Path, precision: Precision, written: Callab
     module.save_config(folder)
     draw(module, folder / "diffusion_pytorch_model.safetensors", precision, written=written)
     if folder.name == "vae_tiny":
-        _give_contrast(module, folder / "diffusion_pytorch_model.safetensors")
-
-
-def _give_contrast(empty: Any, path: Path) -> None:
-    """Rescale the last layer of a tiny decoder so that its pictures are grey with a contrast of 0.2, not nearly flat.
-
-    It has no norm before its last layer, so torch's initialisation leaves 0.01 of the range. The factors are rounded:
-    they must not depend on the order of a sum.
-    """
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    state = load_file(path)
-    decoder = empty.decoder.to_empty(device="cpu").float()
-    decoder.load_state_dict({name.removeprefix("decoder."): state[name] for name in state if "decoder." in name})
-    last = f"decoder.layers.{len(decoder.layers) - 1}"
-    with torch.no_grad():
-        # the module's output is 2·layers(z) - 1
-        x = (decoder(torch.randn((2, 4, 16, 16))) + 1) / 2
-        factor = _rounded(CONTRAST / x.std((0, 2, 3)))
-        state[f"{last}.weight"] = (state[f"{last}.weight"].float() * factor[:, None, None, None]).to(x.dtype)
-        bias = state[f"{last}.bias"].float()
-        middle = x.mean((0, 2, 3)) - bias
-        state[f"{last}.bias"] = _rounded(0.5 - factor * middle)
-    kinds = {name: value.dtype for name, value in load_file(path).items()}
-    save_file({name: value.to(kinds[name]).contiguous() for name, value in state.items()}, path, {"format": "pt"})
-
-
-def _rounded(values: Any) -> Any:
-    """To three significant digits."""
-    import torch
-
-    return torch.tensor([float(f"{value:.3g}") for value in values.tolist()])
+        give_contrast(module, folder / "diffusion_pytorch_model.safetensors")
 
 
 def _write_tokenizer(folder: Path, config: Config) -> None:
