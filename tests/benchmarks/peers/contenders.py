@@ -62,6 +62,7 @@ CONTENDERS = (
         "diffusers_lcm",
         _checkpoint,
         {"dtype": "bfloat16", "channels_last": True, "tiny": True},
+        pictures=2,
     ),
     Contender(
         "onnxruntime",
@@ -72,7 +73,7 @@ CONTENDERS = (
         pictures=1,
         most_runs=2,
     ),
-    Contender("genai", "openvino-genai, defaults", "openvino", "genai", _genai("float"), pictures=1),
+    Contender("genai", "openvino-genai, defaults", "openvino", "genai", _genai("float"), pictures=1, most_runs=2),
     Contender(
         "genai-tuned",
         "openvino-genai, int8 U-Net, int8 weights, bf16 hint",
