@@ -36,6 +36,7 @@ VERBS: dict[str, Verb] = {
     "distill": Verb("edgefusion.distill.command:app", "Teach a student: features, few steps, a decoder, a concept."),
     "evaluate": Verb("edgefusion.evaluate.command:app", "Take figures of pictures or of a checkpoint (needs torch)."),
     "models": Verb("edgefusion.models.command:app", "Make full-size checkpoints of random numbers (needs torch)."),
+    "quantize": Verb("edgefusion.quantize.command:app", "Find the layers that mind eight bits; choose bits by time."),
     "data": Verb("edgefusion.data.command:app", "Choose, crop, caption, draw and cache training pictures."),
     "zoo": Verb("edgefusion.zoo.command:main", "Train the small family from nothing, in stages (needs torch)."),
 }

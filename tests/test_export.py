@@ -355,8 +355,22 @@ def test_a_recipe_with_a_typing_error_names_file_and_key(student: Path, tmp_path
 def test_precisions_and_backends_that_are_not_built_are_refused(student: Path, tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
     text = (root / "export/host.toml").read_text("utf-8")
-    for old, new, says in (("fp32", "int8", "fp32 only"), ("onnxruntime", "openvino", "not built yet")):
+    for old, new, says in (
+        ("fp32", "bf16", "ONNX Runtime does not compute in bf16"),
+        ("fp32", "mixed", "mixed without keep_high"),
+        ("onnxruntime", "executorch", "not built yet"),
+    ):
         recipe = tmp_path / f"{new}.toml"
         recipe.write_text(text.replace(f'"{old}"', f'"{new}"'), "utf-8")
         with pytest.raises(UserError, match=says):
             make_plan(str(recipe), str(student), tmp_path / "out")
+    with pytest.raises(UserError, match="no precision 'int4'"):
+        make_plan("host", str(student), tmp_path / "out", precision="int4")
+
+
+def test_a_precision_that_the_board_does_not_have_is_refused(student: Path, tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    text = (root / "export/host-openvino.toml").read_text("utf-8").replace('"this-machine"', '"intel-core-ultra"')
+    (tmp_path / "npu.toml").write_text(text.replace('precision = "fp32"', 'precision = "bf16"'), "utf-8")
+    with pytest.raises(UserError, match=r"does not compute in bf16; its file says fp16, int8"):
+        make_plan(str(tmp_path / "npu.toml"), str(student), tmp_path / "out")

@@ -19,6 +19,7 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import MANIFEST, sha256_of
 
 STATE = "export-state.json"
+WORK = "work"  # folder of what is needed while the bundle is made, and not in it
 SPARE_BYTES = 64 * 2**20
 
 
@@ -84,11 +85,12 @@ class Place:
     def files(self) -> list[str]:
         """Everything made so far that belongs into the bundle, as relative paths in order."""
         paths = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-        return sorted(set(paths) - {STATE, MANIFEST})
+        return sorted(path for path in set(paths) - {STATE, MANIFEST} if not path.startswith(f"{WORK}/"))
 
     def finish(self) -> None:
         """Give the whole bundle its final name; what stood there before goes after that."""
         (self.folder / STATE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / WORK, ignore_errors=True)
         old = _old(self.out)
         if self.out.exists():
             os.replace(self.out, old)

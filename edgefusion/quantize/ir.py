@@ -13,7 +13,7 @@ from typing import Any
 
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.quantize.engines import nncf_sdk, quiet
-from edgefusion.quantize.layers import eight_bit, kept_names, operations
+from edgefusion.quantize.layers import eight_bit, kept_names, operations, weighted
 from edgefusion.spec.bundle import Quantization
 from edgefusion.spec.recipe import KeptHigh, Precision
 
@@ -90,6 +90,11 @@ def compressed(model: Any, keep_high: tuple[KeptHigh, ...]) -> Any:
             mode=nncf.CompressWeightsMode.INT8_SYM,
             ignored_scope=ignored(model, keep_high),
         )
+
+
+def layer_names(model: Any) -> list[str]:
+    """The operations with weights, in order of execution."""
+    return [op.get_friendly_name() for op in weighted(model).values()]
 
 
 def ignored(model: Any, keep_high: tuple[KeptHigh, ...]) -> Any:

@@ -11,6 +11,11 @@ from typing import Any
 
 from edgefusion.spec.device import Device, Fact
 
+HALF = {
+    "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+    "bf16": {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"},
+}
+"""Flags of Linux, on x86 and on Arm."""
 _TOLD = "measured: told by the operating system"
 
 
@@ -74,7 +79,17 @@ def told() -> dict[str, Any]:
         "accelerator": Fact(value="CPU", source=f"{_TOLD}: {cpu_count()} logical processors"),
         "memory_mib": _fact(memory_mib()),
         "sram_kib": _fact(cache_kib()),
+        "precisions": Fact(value=precisions(), source=f"{_TOLD}: the processor's flags"),
     }
+
+
+def precisions() -> tuple[str, ...]:
+    """What this processor computes in: float32 and int8 always, bf16 and fp16 where it has instructions for them."""
+    if sys.platform == "darwin":
+        return ("fp32", "fp16", "int8")
+    flags = set((_proc("/proc/cpuinfo", "flags") or _proc("/proc/cpuinfo", "Features") or "").split())
+    half = [name for name, wanted in HALF.items() if flags & wanted]
+    return ("fp32", *half, "int8")
 
 
 def _fact(value: Any) -> Fact[Any]:

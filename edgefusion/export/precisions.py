@@ -1,0 +1,101 @@
+"""Which small numbers a recipe asks for, and whether its board and its engine have them; known before any loading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgefusion.spec.device import Device
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.recipe import Activations, PartRecipe, Precision, Recipe
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "w8a16", "mixed")
+PARTS = ("text_encoder", "unet", "decoder")
+
+
+def overridden(recipe: Recipe, precision: str) -> Recipe:
+    """The recipe with one precision for all parts (`--precision`); what is not quantised is computed in its default.
+
+    Floors of the parts come from the recipe where it had this precision already, else from FLOORS_DB.
+    """
+    found = next((name for name in PRECISIONS if name == precision), None)
+    if found is None or found == "mixed":
+        names = ", ".join(name for name in PRECISIONS if name != "mixed")
+        raise UserError(
+            f"there is no precision {precision!r} for all parts.", where="--precision", remedy=f"Say one of {names}."
+        )
+    parts = {}
+    for name in PARTS:
+        part: PartRecipe = getattr(recipe.parts, name)
+        same = part.precision == found
+        parts[name] = part if same else PartRecipe(precision=found, floor_db=FLOORS_DB[found], keep_high=part.keep_high)
+    return recipe.model_copy(update={"parts": recipe.parts.model_copy(update=parts)})
+
+
+FLOORS_DB: dict[str, float] = {"fp32": 60.0, "fp16": 40.0, "bf16": 30.0, "int8": 15.0, "w8a16": 25.0}
+"""Of a part against float32, where a recipe does not say: a graph that is wrong is far below, and whether the pictures
+are good is the gate's to say."""
+
+
+def activations_of(part: PartRecipe) -> Activations:
+    """What is not quantised is computed in: as the recipe says, else bf16 for w8a16, fp32 for int8."""
+    if part.activations is not None:
+        return part.activations
+    return {"fp16": "fp16", "bf16": "bf16", "w8a16": "bf16"}.get(part.precision, "fp32")  # type: ignore[return-value]
+
+
+def require(recipe: Recipe, device: Device, where: str) -> None:
+    """A UserError for a precision that the engine or the board does not have, naming file and key."""
+    parts: dict[str, Any] = dict(recipe.parts)
+    for name, part in parts.items():
+        key = f"{where}: parts.{name}"
+        _by_engine(recipe.backend, part, key)
+        _by_device(device, part, key)
+
+
+def is_small(recipe: Recipe) -> bool:
+    """Whether a recipe asks for more than float32 in ONNX."""
+    parts: dict[str, PartRecipe] = dict(recipe.parts)
+    return recipe.backend == "openvino" or any(part.precision != "fp32" for part in parts.values())
+
+
+def _by_engine(backend: str, part: PartRecipe, key: str) -> None:
+    small = part.precision != "fp32"
+    if backend == "tensorrt" and small:
+        raise UserError(
+            f"precision {part.precision!r} is not built for tensorrt; its engines are built on the board.",
+            where=f"{key}.precision",
+            remedy='Set precision = "fp32", and let trtexec choose.',
+        )
+    activations = activations_of(part)
+    if activations == "uint16":
+        raise UserError(
+            f"{backend} does not compute in uint16; that is for an NPU.",
+            where=f"{key}.activations",
+            remedy="Set bf16, fp16 or fp32.",
+        )
+    if backend == "onnxruntime" and "bf16" in (part.precision, activations):
+        raise UserError(
+            "ONNX Runtime does not compute in bf16 on a CPU.",
+            where=f"{key}.{'precision' if part.precision == 'bf16' else 'activations'}",
+            remedy='Set activations = "fp32" or "fp16", or backend = "openvino".',
+        )
+    if part.precision == "mixed" and not part.keep_high:
+        raise UserError(
+            "mixed without keep_high is int8.",
+            where=f"{key}.keep_high",
+            remedy='Let `edgefusion quantize mixed` choose the layers, or set precision = "int8".',
+        )
+
+
+def _by_device(device: Device, part: PartRecipe, key: str) -> None:
+    has = device.precisions.value
+    if has is None or part.precision == "fp32" and activations_of(part) == "fp32":
+        return
+    needs = {"fp16": {"fp16"}, "bf16": {"bf16"}, "int8": {"int8"}, "mixed": {"int8"}}.get(part.precision, set())
+    needs |= {activations_of(part)} - {"fp32"}
+    if lacking := sorted(needs - set(has)):
+        raise UserError(
+            f"{device.name} does not compute in {', '.join(lacking)}; its file says {', '.join(has)}.",
+            where=f"{key}.precision",
+            remedy="Choose a precision that it has, or mend devices/ where the file is wrong.",
+        )
