@@ -25,6 +25,7 @@ def quantised(model: Any, scheme: Scheme, inputs: Sequence[Arrays], prompts: int
     with quiet():
         if scheme.precision == "w8a16":
             made = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
+            _flatten_scales(made)
             inputs, prompts = (), 0
         else:
             made = _post_training(nncf, model, scheme, inputs, scope)
@@ -68,6 +69,25 @@ def refuse_bfloat16(precision: str, activations: str | None, where: str) -> None
             where=where,
             remedy='Set fp32 or fp16, or backend = "openvino".',
         )
+
+
+def _flatten_scales(model: Any) -> None:
+    """NNCF 3.4 gives a convolution's weights scales of shape [N, 1, 1, 1]; ONNX says [N] and the axis."""
+    import onnx
+
+    arrays = {initialiser.name: initialiser for initialiser in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear":
+            continue
+        for name in node.input[1:]:
+            dims = list(arrays[name].dims) if name in arrays else []
+            long = [axis for axis, size in enumerate(dims) if size > 1]
+            if len(dims) > 1 and len(long) == 1:
+                arrays[name].ClearField("dims")
+                arrays[name].dims.append(dims[long[0]])
+                others = [attribute for attribute in node.attribute if attribute.name not in ("axis", "block_size")]
+                del node.attribute[:]
+                node.attribute.extend([*others, onnx.helper.make_attribute("axis", long[0])])
 
 
 def _post_training(nncf: Any, model: Any, scheme: Scheme, inputs: Sequence[Arrays], scope: Any) -> Any:
