@@ -29,7 +29,8 @@ DTYPES = {
     "i8": "int8",
     "u8": "uint8",
 }
-NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+")
+NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+(\.\d+)?")
+PORTS = ("Parameter", "Result")
 BLOB, IR = "model.blob", "openvino_model.xml"
 
 
@@ -176,13 +177,13 @@ def name_operations(model: Any) -> None:
     counts: dict[str, int] = {}
     for operation in model.get_ordered_ops():
         kind, name = operation.get_type_name(), operation.get_friendly_name()
-        if kind in ("Parameter", "Result"):
-            continue
         if _is_numbered(operation):
-            stem = f"{_place(operation)}/{kind}"
+            stem = kind if kind in PORTS else f"{_place(operation)}/{kind}"
             counts[stem] = counts.get(stem, -1) + 1
             operation.set_friendly_name(f"{stem}_{counts[stem]}")
-        elif kind != "Constant" and "/" not in name:
+            if kind == "Parameter" and all(NUMBERED.fullmatch(name) for name in operation.output(0).get_names()):
+                operation.output(0).get_tensor().set_names({f"{stem}_{counts[stem]}"})
+        elif kind not in (*PORTS, "Constant") and "/" not in name:
             operation.set_friendly_name(f"{_place(operation)}/{name}")
 
 
@@ -328,7 +329,7 @@ def _is_numbered(operation: Any) -> bool:
 
 
 def _is_placed(node: Any) -> bool:
-    return "/" in node.get_friendly_name() and node.get_type_name() not in ("Constant", "Parameter", "Result")
+    return "/" in node.get_friendly_name() and node.get_type_name() not in (*PORTS, "Constant")
 
 
 def _agree(ports: Any, expected: tuple[Tensor, ...], model: Path, kind: str) -> None:

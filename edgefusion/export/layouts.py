@@ -52,11 +52,16 @@ def _check(plan: Plan) -> None:
 
 def layout_of(manifest: Manifest) -> str:
     """The layout a bundle was made in."""
-    return "diffusers" if MODEL_INDEX in manifest.files else "edgefusion"
+    portable = manifest.recipe.backend != "openvino"  # a bundle of OpenVINO parts has one too, see export.genai
+    return "diffusers" if portable and MODEL_INDEX in manifest.files else "edgefusion"
 
 
 def extra_files(plan: Plan) -> dict[str, bytes]:
-    """The files that the plan's layout adds, by their path in the bundle."""
+    """The files that the plan's layout adds, by their path; to OpenVINO parts, those of openvino-genai."""
+    if plan.recipe.backend == "openvino":
+        from edgefusion.export.genai import genai_files
+
+        return genai_files(plan)
     if plan.files_layout != "diffusers":
         return {}
     made: dict[str, Any] = {MODEL_INDEX: model_index(plan), "scheduler/scheduler_config.json": scheduler_config(plan)}
