@@ -1,0 +1,214 @@
+"""One pipeline, many pictures: the manifest's engine, parts released, threads, cancelling, memory asked for first."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_bundle
+
+from edgefusion.backends import onnxruntime, openvino
+from edgefusion.check import check
+from edgefusion.cli import run
+from edgefusion.runtime import Cancelled, Pipeline, command, memory, parts
+from edgefusion.runtime.place import cache_folder, user_cache
+from edgefusion.runtime.psnr import psnr_db
+from edgefusion.spec.bundle import Manifest
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.opened import open_bundle
+
+
+@pytest.fixture(scope="module")
+def ir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle with its parts as OpenVINO IR."""
+    bundle = tiny_bundle.build(tmp_path_factory.mktemp("ir") / "bundle")
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    for name, part in content["parts"].items():
+        openvino.build(bundle / part["file"], bundle / name / "openvino_model.xml")
+        (bundle / part["file"]).unlink()
+        part.update(file=f"{name}/openvino_model.xml", format="openvino")
+    content["schema_version"] = 2
+    tiny_bundle.seal(bundle, content)
+    return bundle
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The parts that are loaded, in order."""
+    seen: list[str] = []
+    load = onnxruntime.load
+
+    def noted(model: Path, part: Any, **options: Any) -> Any:
+        seen.append(part.file.split("/")[0])
+        return load(model, part, **options)
+
+    monkeypatch.setattr(onnxruntime, "load", noted)
+    return seen
+
+
+def pixels(pipeline: Pipeline, prompt: str = "a cat", **settings: Any) -> np.ndarray:
+    return np.asarray(pipeline.generate(prompt, **settings))
+
+
+def test_the_manifest_chooses_the_engine(ir: Path, tiny: Path) -> None:
+    with Pipeline(ir, threads=1) as ours, Pipeline(tiny, threads=1) as portable:
+        assert psnr_db(pixels(portable, seed=3), pixels(ours, seed=3)) > 45
+    assert check(ir, threads=1).passed
+    with pytest.raises(UserError, match="onnxruntime reads ONNX"):
+        Pipeline(ir, backend="onnxruntime")
+    with Pipeline(tiny, backend="openvino", activations="fp32", threads=1) as pipeline:
+        assert pixels(pipeline).std() > 5
+
+
+def test_a_bundle_for_another_engine_runs_where_its_onnx_can(tiny_copy: Path) -> None:
+    content = json.loads((tiny_copy / "manifest.json").read_text(encoding="utf-8"))
+    for backend, expected in (("tensorrt", "onnxruntime"), ("openvino", "openvino")):
+        content["recipe"]["backend"] = backend
+        tiny_bundle.seal(tiny_copy, content)
+        assert parts.own_backend(open_bundle(tiny_copy)) == expected
+
+
+def test_one_part_at_a_time(tiny: Path, loads: list[str]) -> None:
+    with Pipeline(tiny, threads=1) as whole:
+        expected = pixels(whole, steps=2)
+    loads.clear()
+    with Pipeline(tiny, threads=1, low_memory=True) as pipeline:
+        assert loads == []
+        assert np.array_equal(pixels(pipeline, steps=2), expected)
+        assert loads == ["text_encoder", "unet", "decoder"]
+        assert len(pipeline._parts._loaded) == 1
+        pixels(pipeline, seed=1)
+        assert loads[3:] == ["unet", "decoder"], "the prompt is known, so its text encoder is not needed"
+
+
+def test_a_known_prompt_is_not_encoded_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pipeline(tiny, threads=1) as pipeline:
+        first = pipeline.encode(pipeline.tokenize("a cat")).hidden
+        ran = []
+        monkeypatch.setattr(pipeline._parts, "_run", lambda name, feeds: ran.append(name) or _run(name, feeds))
+        _run = parts.Parts._run.__get__(pipeline._parts)
+        again = pipeline.encode(pipeline.tokenize("a cat")).hidden
+        assert ran == [] and np.array_equal(first, again)
+        with pytest.raises(ValueError, match="read-only"):
+            again[:] = 0
+        monkeypatch.setattr(parts, "TEXTS", 2)
+        for prompt in ("red", "blue", "a cat"):
+            pipeline.encode(pipeline.tokenize(prompt))
+        assert ran == ["text_encoder"] * 3, "the oldest was forgotten"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_threads_share_a_pipeline(tiny: Path, backend: str) -> None:
+    with Pipeline(tiny, backend=backend, threads=1) as pipeline:
+        wanted = [("a red apple", 1), ("a blue cat", 2), ("the emoji", 3), ("a red apple", 4)] * 3
+        expected = [pixels(pipeline, prompt, seed=seed) for prompt, seed in wanted]
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(lambda row: pixels(pipeline, row[0], seed=row[1]), wanted))
+    assert all(np.array_equal(one, other) for one, other in zip(expected, got, strict=True))
+
+
+def test_a_picture_can_be_given_up(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pipeline(tiny, threads=1) as pipeline:
+        expected = pixels(pipeline, steps=4)
+        cancel, ran = threading.Event(), []
+        plain = pipeline._parts._run
+
+        def second_step_is_the_last(name: Any, feeds: Any) -> Any:
+            ran.append(name)
+            if ran.count("unet") == 2:
+                cancel.set()
+            return plain(name, feeds)
+
+        monkeypatch.setattr(pipeline._parts, "_run", second_step_is_the_last)
+        with pytest.raises(Cancelled):
+            pipeline.generate("a cat", steps=4, cancel=cancel)
+        assert ran == ["unet", "unet"]
+        assert np.array_equal(pixels(pipeline, steps=4), expected), "the pipeline stays usable"
+        with pytest.raises(Cancelled):
+            pipeline.generate("a cat", cancel=cancel)
+        walk = pipeline.steps(pipeline.encode(pipeline.tokenize("a cat")), pipeline.settings(steps=4))
+        next(walk)
+        walk.close()
+        assert np.array_equal(pixels(pipeline, steps=4), expected)
+
+
+def test_one_who_waits_can_give_up_too(tiny: Path) -> None:
+    with Pipeline(tiny, threads=1) as pipeline:
+        cancel = threading.Event()
+        cancel.set()
+        with pipeline._parts.turn(), ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(pipeline.generate, "a cat", cancel=cancel)
+            with pytest.raises(Cancelled):
+                waiting.result(timeout=20)
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(
+    tiny_copy: Path, monkeypatch: pytest.MonkeyPatch, loads: list[str]
+) -> None:
+    content = json.loads((tiny_copy / "manifest.json").read_text(encoding="utf-8"))
+    content["min_memory_mib"] = memory.RUNTIME_MIB + 1000
+    tiny_bundle.seal(tiny_copy, content)
+    for name in ("unet", "text_encoder"):
+        content["files"][f"{name}/model.onnx"]["size_bytes"] = 500 * memory.MIB
+    manifest = Manifest.model_validate_json(json.dumps(content))
+    assert memory.need_mib(manifest, low_memory=True) == memory.RUNTIME_MIB + 1500
+    assert memory.need_mib(manifest, low_memory=False) == memory.RUNTIME_MIB + 2000
+    monkeypatch.setattr(memory, "available_mib", lambda: 1000)
+    with pytest.raises(UserError, match="needs about 1070 MiB of memory; 1000 MiB are available") as caught:
+        Pipeline(tiny_copy)
+    assert loads == [] and caught.value.exit_code == 4
+    monkeypatch.setattr(memory, "need_mib", lambda manifest, low_memory: 900 if low_memory else 1200)
+    with pytest.raises(UserError, match="With --low-memory it needs 900 MiB"):
+        Pipeline(tiny_copy)
+    assert pixels(Pipeline(tiny_copy, low_memory=True, threads=1)).shape == (64, 64, 3)
+
+
+def test_memory_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = memory.available_mib()
+    assert there is None or 0 < there < 2**24
+    for name, content in (
+        ("memory.max", "1073741824"),
+        ("memory.current", "734003200"),
+        ("memory.stat", "file 1048576"),
+    ):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory._group_mib() == 1024 - 700 + 1
+    (tmp_path / "memory.max").write_text("max")
+    assert memory._group_mib() is None
+
+
+def test_where_compiled_graphs_are_kept(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert user_cache() == tmp_path / "xdg" and cache_folder(False) is None
+    Pipeline(tiny, threads=1, cache=False).close()
+    assert not list(tmp_path.iterdir())
+    Pipeline(tiny, threads=1).close()
+    assert len(list((tmp_path / "xdg/edgefusion/compiled").glob("onnxruntime-*"))) == 3
+    Pipeline(tiny, threads=1, cache=tmp_path / "own").close()
+    assert len(list((tmp_path / "own").glob("onnxruntime-*"))) == 3
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Choose another --cache"):
+        Pipeline(tiny, cache=tmp_path / "file" / "below")
+
+
+def test_the_command_makes_several_and_takes_the_new_options(
+    ir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["a cat", "-o", str(tmp_path / "out.png"), "--count", "3", "--seed", "5", "--threads", "1", "--low-memory"]
+    words += ["--cache", str(tmp_path / "kept"), "--preview-dir", str(tmp_path / "steps"), "--json"]
+    with pytest.raises(SystemExit) as end:
+        run(command.main, [str(ir), *words])
+    assert not end.value.code
+    report = json.loads(capsys.readouterr().out)
+    assert [row["seed"] for row in (report, *report["more"])] == [5, 6, 7]
+    assert list(report["more"][0]["stages_ms"]) == ["text", "step 1", "step 2", "decode", "save"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"out.png", "out-2.png", "out-3.png", "kept", "steps", "steps-2", "steps-3"}
+    assert len(os.listdir(tmp_path / "kept")) == 3
