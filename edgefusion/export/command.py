@@ -78,8 +78,9 @@ def main(
 
     load_recipe(target)  # a typing error in the target is told before anything else is asked for
     require_installed()
-    choices = {"decoder": decoder, "loras": lora or (), "lcm": lcm, "precision": precision}
-    plan = make_plan(target, weights, out, download=download, **choices)
+    plan = make_plan(
+        target, weights, out, decoder=decoder, download=download, loras=lora or (), lcm=lcm, precision=precision
+    )
     plan = layouts.arranged(plan, layout)
     if dry_run:
         from edgefusion.export.preview import preview, show

@@ -8,6 +8,13 @@ from edgefusion.export.plan import Plan
 from edgefusion.export.run import RUNTIME_MIB
 from edgefusion.export.tensors import FILES
 
+MODEL = {"openvino": "openvino_model.xml", "onnxruntime": "model.onnx", "tensorrt": "model.onnx"}
+
+
+def bytes_of(precision: str) -> int:
+    """Bytes of a weight; of int8 and w8a16 some layers have more."""
+    return {"fp32": 4, "fp16": 2, "bf16": 2}.get(precision, 1)
+
 
 def preview(plan: Plan) -> dict[str, Any]:
     """Parts with parameters and sizes (MiB), the memory a board needs, and its verdict."""
@@ -28,10 +35,10 @@ def preview(plan: Plan) -> dict[str, Any]:
         "steps": plan.recipe.steps,
         "parts": {
             name: {
-                "file": FILES[name],
+                "file": FILES[name].replace("model.onnx", MODEL[plan.recipe.backend]),
                 "precision": plan.part(name).precision,
                 "parameters": size.parameters,
-                "weights_mib": round(size.weight_bytes / MIB, 1),
+                "weights_mib": round(size.parameters * bytes_of(plan.part(name).precision) / MIB, 1),
                 "activations_mib": round(size.activation_bytes / MIB, 1),
             }
             for name, size in parts.items()

@@ -16,6 +16,7 @@ def as_facts(outcome: Outcome) -> dict[str, Any]:
         "up_to_date": not outcome.fresh,
         "parts": {name: {"psnr_db": part.psnr_db, "floor_db": part.floor_db} for name, part in manifest.parts.items()},
         "golden_db": outcome.golden_db,
+        "quality": manifest.quality.model_dump(mode="json") if manifest.quality else None,
         "guidance_effect_db": manifest.sampler.guidance.effect_db if manifest.sampler.guidance else None,
         "size_bytes": sum(file.size_bytes for file in manifest.files.values()),
         "seconds": outcome.seconds,
@@ -33,6 +34,8 @@ def tell(outcome: Outcome) -> None:
     else:
         for name, part in facts["parts"].items():
             print(f"  {name}: {part['psnr_db']:.1f} dB against torch (floor {part['floor_db']:g})")
+        if facts["quality"]:
+            _tell_quality(facts["quality"])
         replayed = ", ".join(f"{stage} {found:.1f} dB" for stage, found in (facts["golden_db"] or {}).items())
         print(f"  golden replayed by the board's runtime: {replayed}")
         total, peak = sum(facts["seconds"].values()), max(facts["peak_mib"].values())
@@ -43,3 +46,12 @@ def tell(outcome: Outcome) -> None:
         print("remains to be done on the board:")
         for line in facts["remaining"]:
             print(f"  {line}")
+
+
+def _tell_quality(found: dict[str, Any]) -> None:
+    near = f"median {found['picture_psnr_db']:.1f} dB, worst {found['worst_psnr_db']:.1f} dB ({found['worst_prompt']})"
+    seen = f"SSIM {found['ssim']:.3f}, st-lpips-alex {found['st_lpips_alex']:.3f}"
+    print(f"  picture gate, {found['prompts']} prompts at float32's noise: {near}; {seen}")
+    print(f"    {100 * found['swap']:.0f} % of the pictures are nearest to float32's of their own prompt")
+    for line in found["below_floor"]:
+        print(f"    BELOW ITS FLOOR, let pass: {line}")

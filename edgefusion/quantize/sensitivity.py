@@ -8,7 +8,7 @@ quantiser and its weights from the float graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def alone(
     plain: Any,
     made: Any,
     rows: Sequence[tuple[Arrays, Arrays]],
-    groups: dict[str, Sequence[str]] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
     seen: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """PSNR of the part's output when only one layer, or one group of layers, is quantised, dB: the median of the rows.
