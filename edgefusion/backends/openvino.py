@@ -247,8 +247,10 @@ def _weightless(weights: Path) -> dict[str, Any]:
 def _properties(core: Any, device: str, part: Part, threads: int | None, counters: bool) -> dict[str, Any]:
     properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": counters}
     properties["INFERENCE_PRECISION_HINT"] = _hint(core, device, part)
-    if threads is not None and device == "CPU":
-        properties["INFERENCE_NUM_THREADS"] = threads
+    if device == "CPU":
+        properties["ENABLE_CPU_PINNING"] = False  # a pinned thread waits for its core, however many others are idle
+        if threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = threads
     return properties
 
 
