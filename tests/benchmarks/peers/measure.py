@@ -58,7 +58,8 @@ def process(contender: Contender, python: Path, model: Path, px: int, png: Path)
         raise Failed(plain(said[-1]) if said else f"ended with status {status}")
     if run["made"]["deviation"] < 1:
         raise Failed(f"its picture is flat (deviation {run['made']['deviation']:.2f} of 255)")
-    return {**run, "peak_mib": usage.ru_maxrss / 1024}
+    warm = run["warm_s"] or [run["first_s"]]
+    return {**run, "warm_s": warm, "peak_mib": usage.ru_maxrss / 1024}
 
 
 def _hear(told: dict[str, Any], run: dict[str, Any], now: float) -> None:
