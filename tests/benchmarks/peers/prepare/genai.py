@@ -29,17 +29,19 @@ def main() -> None:
     )
     parser.add_argument("--weights", choices=("float", "int8"), default="float")
     options = parser.parse_args()
+    work = options.out.with_name(f"{options.out.name}.partial")
+    shutil.rmtree(work, ignore_errors=True)
     if options.tiny:
-        shutil.copytree(options.bundle, options.out, ignore=shutil.ignore_patterns("vae_decoder"))
-        write_part(
-            ov.convert_model(options.tiny), "decoder", options.checkpoint / "vae_tiny", options.out, options.weights
-        )
-        return
-    parts = json.loads((options.bundle / "manifest.json").read_text())["parts"]
-    for part in FILES:
-        source = options.checkpoint / ("vae" if part == "decoder" else part)
-        write_part(ov.convert_model(options.bundle / parts[part]["file"]), part, source, options.out, options.weights)
-    write_the_rest(options.checkpoint, options.out)
+        shutil.copytree(options.bundle, work, ignore=shutil.ignore_patterns("vae_decoder"))
+        source = options.checkpoint / "vae_tiny"
+        write_part(ov.convert_model(options.tiny), "decoder", source, work, options.weights)
+    else:
+        parts = json.loads((options.bundle / "manifest.json").read_text())["parts"]
+        for part in FILES:
+            source = options.checkpoint / ("vae" if part == "decoder" else part)
+            write_part(ov.convert_model(options.bundle / parts[part]["file"]), part, source, work, options.weights)
+        write_the_rest(options.checkpoint, work)
+    work.rename(options.out)
 
 
 def write_part(model: ov.Model, part: str, source: Path, out: Path, weights: str) -> None:
