@@ -36,7 +36,7 @@ demo: $(VENV)/.demo
 	@echo "Prompt:  $$PROMPT"; echo "Picture: $(CURDIR)/$(PICTURE)"; echo "Bundle:  $(CURDIR)/$(BUNDLE)"
 
 test: lint
-	$(call timed,tests,$(BIN)/python -m pytest)
+	$(call timed,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile)
 
 lint: $(VENV)/.test
 	$(call timed,ruff,$(BIN)/ruff check .; $(BIN)/ruff format --check .)
