@@ -26,8 +26,13 @@ def overridden(recipe: Recipe, precision: str) -> Recipe:
     parts = {}
     for name in PARTS:
         part: PartRecipe = getattr(recipe.parts, name)
-        same = part.precision == found
-        parts[name] = part if same else PartRecipe(precision=found, floor_db=FLOORS_DB[found], keep_high=part.keep_high)
+        if part.precision == found:
+            parts[name] = part
+            continue
+        plain: Activations | None = "fp32" if found == "w8a16" and recipe.backend == "onnxruntime" else None
+        parts[name] = PartRecipe(
+            precision=found, floor_db=FLOORS_DB[found], activations=plain, keep_high=part.keep_high
+        )
     return recipe.model_copy(update={"parts": recipe.parts.model_copy(update=parts)})
 
 

@@ -196,6 +196,7 @@ class Small:
     def _judged(self, manifest: Manifest, chosen: Chosen, judging: Captured, floors: Quality) -> Manifest:
         """The manifest with what the gate found; unchanged where every part is float32."""
         if all(part.precision == "fp32" and part.activations == "fp32" for part in manifest.parts.values()):
+            self._require_golden(manifest)
             return manifest
         with self._pipeline() as pipeline:
             settings = judging_settings(pipeline, len(chosen.judging), self.plan.recipe.calibration.seed)
@@ -203,13 +204,25 @@ class Small:
         pairs = quality.compare(chosen.judging, judging.pictures, made)
         found = quality.record(pairs, judging.pictures, made)
         effect = self._guidance_effect(manifest, judging)
-        low = quality.misses(found, pairs, floors)
+        low = _parts_below(manifest.parts) + quality.misses(found, pairs, floors)
         worst = worst_layers(manifest.parts)
         found = quality.require(found, low, worst, allow=self.allow_below_floor)
         sampler = manifest.sampler
         if sampler.guidance:
             sampler = sampler.model_copy(update={"guidance": sampler.guidance.model_copy(update={"effect_db": effect})})
         return manifest.model_copy(update={"quality": found, "sampler": sampler})
+
+    def _require_golden(self, manifest: Manifest) -> None:
+        """Float32 parts of another engine owe the golden what float32 parts owe it."""
+        golden = manifest.golden
+        if golden.latents_floor_db < LATENTS_FLOOR_DB or golden.picture_floor_db < PICTURE_FLOOR_DB:
+            found = ", ".join(f"{stage} {db:.1f} dB" for stage, db in self.golden_db.items())
+            raise UserError(
+                f"the float32 parts do not give the golden's picture: {found}.",
+                where="golden",
+                remedy="There is no bundle; please report this with the recipe and the weights.",
+                exit_code=3,
+            )
 
     def _guidance_effect(self, manifest: Manifest, judging: Captured) -> float:
         if self.plan.guidance_dim is None:
@@ -255,6 +268,14 @@ def _require(name: PartName, found_db: float, part: Part) -> None:
         "will tell.",
         exit_code=3,
     )
+
+
+def _parts_below(parts: dict[PartName, Part]) -> list[str]:
+    return [
+        f"{name} {part.psnr_db:g} dB (floor {part.floor_db:g})"
+        for name, part in parts.items()
+        if part.psnr_db < part.floor_db
+    ]
 
 
 def engine_name(plan: Plan) -> str:
