@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,6 +73,20 @@ def test_a_bundle_for_another_engine_runs_where_its_onnx_can(tiny_copy: Path) ->
         content["recipe"]["backend"] = backend
         tiny_bundle.seal(tiny_copy, content)
         assert parts.own_backend(open_bundle(tiny_copy)) == expected
+
+
+def test_an_engine_of_another_version_is_named_where_it_cannot_run_the_bundle(ir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(ir, tmp_path / "copy"))
+    content = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    content["tools"]["openvino"] = "2031.1.0"
+    tiny_bundle.seal(copy, content)
+    with Pipeline(copy, threads=1) as pipeline:
+        assert pixels(pipeline).std() > 5, "another version is no error by itself"
+    xml = copy / "unet" / "openvino_model.xml"
+    xml.write_text(xml.read_text(encoding="utf-8").replace('version="opset1"', 'version="opset99"'), encoding="utf-8")
+    tiny_bundle.seal(copy, content)
+    with pytest.raises(UserError, match=r"cannot load this graph.* made with openvino 2031.1.0, here is 20"):
+        Pipeline(copy, threads=1)
 
 
 def test_one_part_at_a_time(tiny: Path, loads: list[str]) -> None:

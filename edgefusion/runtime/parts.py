@@ -7,6 +7,7 @@ import importlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,20 @@ class Parts:
             part = part.model_copy(update={"activations": self._activations})
         facts = {"bundle": self.bundle.sha256, "part": name}
         cache = Cache(self._cache, facts) if self._cache else None
-        self._loaded[name] = self._engine.load(self.bundle.path(part.file), part, cache=cache, **self._options)
+        try:
+            self._loaded[name] = self._engine.load(self.bundle.path(part.file), part, cache=cache, **self._options)
+        except UserError as error:
+            raise self._with_versions(error) from error
         if self.low_memory:
             memory.give_back()
+
+    def _with_versions(self, error: UserError) -> UserError:
+        """The error, and that this is not the engine's version that the bundle was made with, where it is not."""
+        made, here = self.bundle.manifest.tools.get(self.backend), installed(self.backend)
+        if made is None or here is None or made == here:
+            return error
+        note = f"The bundle was made with {self.backend} {made}, here is {here}."
+        return UserError(f"{error.what} {note}", where=error.where, remedy=error.remedy, exit_code=error.exit_code)
 
     def _release(self) -> None:
         if self._loaded:
@@ -159,6 +171,14 @@ def own_backend(bundle: Bundle) -> str:
     if any(part.format == "openvino" for part in manifest.parts.values()):
         return "openvino"
     return manifest.recipe.backend if _there_is(manifest.recipe.backend) else FALLBACK
+
+
+def installed(backend: str) -> str | None:
+    """The version of an engine's package, None where there is none."""
+    try:
+        return version(backend)
+    except PackageNotFoundError:
+        return None
 
 
 def engine_of(name: str) -> Any:
