@@ -266,3 +266,8 @@ def test_a_negative_prompt_where_it_says_nothing(made: Path, tiny: Path) -> None
         pipeline.settings(negative_prompt="em")
     with Pipeline(made) as pipeline, pytest.raises(UserError, match="Choose 1 to 8"):
         pipeline.settings(guidance_scale=9.0)
+
+
+def test_sdxls_own_decoder_is_refused_in_fp16(sdxl: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="overflows in fp16"):
+        make_plan("intel", str(sdxl), tmp_path / "out", precision="fp16")

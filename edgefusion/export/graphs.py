@@ -130,6 +130,21 @@ def load_graph(layout: Layout, part: PartName, loras: tuple[LoraFile, ...] = ())
     return _graph(layout, part, fuse(load_part(layout, part), part, loras, layout))
 
 
+def weights_of(graph: Graph) -> list[torch.UntypedStorage]:
+    """The memory of the weights of a graph and of the model it wraps."""
+    return [weight.untyped_storage() for weight in graph.model.parameters()]
+
+
+def release(weights: list[torch.UntypedStorage]) -> None:
+    """Give the memory of weights back that nothing will read again; what is mapped from a file is left to the kernel.
+
+    torch.onnx (2.13) keeps what it traced alive until the process ends, so that letting go of the graph is not enough.
+    """
+    for weight in weights:
+        if weight.resizable():
+            weight.resize_(0)
+
+
 def weightless_graph(layout: Layout, part: PartName) -> Graph:
     """A graph on the meta device: shapes without memory, for planning."""
     with torch.device("meta"), quiet_libraries():

@@ -198,6 +198,7 @@ def make_plan(
         recipe_file=Path(where),
     )
     _check_guidance(plan, where)
+    _check_decoder(plan, where)
     plan.sampler()
     require_fit(found, layout)
     return Plan(**{**plan.__dict__, "out": out or Path("build") / plan.name})
@@ -291,6 +292,18 @@ def _check_guidance(plan: Plan, where: str) -> None:
             f"{wanted} is outside the student's range of {span.min_scale} to {span.max_scale}.",
             where=f"{where}: guidance_scale",
             remedy="Choose a scale within it.",
+        )
+
+
+def _check_decoder(plan: Plan, where: str) -> None:
+    """SDXL's own decoder overflows in float16, which its configuration says (force_upcast); bf16 has the range."""
+    config, part = plan.layout.configs["decoder"], plan.part("decoder")
+    overflows = config.get("force_upcast", True) and config["_class_name"] == "AutoencoderKL"
+    if plan.layout.family == "sdxl" and overflows and precisions.activations_of(part) == "fp16":
+        raise UserError(
+            "this decoder overflows in fp16 (force_upcast in its config.json).",
+            where=f"{where}: parts.decoder",
+            remedy='Set precision = "fp32" or "bf16" there, or take a tiny decoder.',
         )
 
 

@@ -128,7 +128,7 @@ class _Run:
             self.golden_db = {row.stage: round(row.psnr_db, 2) for row in measures}
 
     def _part(self, name: PartName, reference: Reference) -> Part:
-        from edgefusion.export.graphs import load_graph
+        from edgefusion.export.graphs import load_graph, release, weights_of
         from edgefusion.export.trace import trace
 
         size, graph = self.sizes[name], load_graph(self.plan.layout, name, self.plan.loras)
@@ -138,7 +138,9 @@ class _Run:
             return assemble.part_of(self.plan, name, size.parameters, facts["psnr_db"])
         path = self.place.begin(name, FILES[name])
         files = trace(graph, self.plan.signatures[name], self.plan.recipe.opset, path, verbose=self.verbose)
-        del graph  # its weights, before the engine loads the file's
+        weights = weights_of(graph)
+        del graph
+        release(weights)  # before the engine loads the file's
         part = assemble.part_of(self.plan, name, size.parameters, 0.0)
         found = parity.measure(parity.load(self.place.folder, part), part, pairs)
         parity.require(name, found, part.floor_db)

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 CLASSES = "pkg.torch.onnx.class_hierarchy"
-LARGEST_SINGLE_FILE_BYTES = 1_900_000_000
+LARGEST_SINGLE_FILE_BYTES = 256 * 2**20  # protobuf holds 2 GB, but has a file in memory twice while it writes it
 DATA_FILE = "model.onnx.data"
 
 
 def trace(graph: Graph, signature: Signature, opset: int, path: Path, *, verbose: bool = False) -> list[Path]:
-    """Write `graph` as ONNX and return the files written: the model, and its data where protobuf's 2 GB do not suffice.
+    """Write `graph` as ONNX and return the files written: the model, and its data beside it where that is large.
 
     Args:
         graph: the module, in evaluation mode, float32.

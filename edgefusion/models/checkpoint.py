@@ -118,8 +118,9 @@ def build_module(config: Config, where: Path, *, empty: bool = False) -> torch.n
     make, fillable = _maker(config, where)
     part = where.parent.name
     try:
-        with quiet_libraries(), torch.device("meta") if empty and fillable else nullcontext():
-            return make(config).eval()
+        with quiet_libraries(), torch.device("meta") if empty else nullcontext():
+            module: torch.nn.Module = make(config).eval()
+        return module if fillable or not empty else _with_positions(module)
     except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"no {part} can be built from it: {reason}.", where=str(where)) from error
@@ -145,6 +146,17 @@ def require_torch() -> None:
             remedy="Run: pip install 'edgefusion[export]'",
             exit_code=4,
         ) from error
+
+
+def _with_positions(module: torch.nn.Module) -> torch.nn.Module:
+    """CLIP counts its positions in a buffer that no state dict holds; on the meta device they are not counted."""
+    import torch
+
+    for part in module.modules():
+        if "position_ids" in part._buffers:
+            length = part.get_buffer("position_ids").shape[-1]
+            part.register_buffer("position_ids", torch.arange(length).expand((1, -1)), persistent=False)
+    return module
 
 
 @contextmanager
