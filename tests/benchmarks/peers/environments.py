@@ -25,11 +25,9 @@ def python_of(name: str, work: Path) -> Path:
         RuntimeError: pip could not install it; the message is the end of pip's.
     """
     folder = work / "environments" / name
-    stamp, wanted = folder / "requirements.sha256", hashlib.sha256(" ".join(_words(name)).encode())
-    for path in (_file(name), ROOT / "constraints.txt"):
-        wanted.update(path.read_bytes())
+    stamp, wanted = folder / "requirements.sha256", hashlib.sha256(_file(name).read_bytes()).hexdigest()
     python = folder / "bin" / "python"
-    if stamp.is_file() and stamp.read_text() == wanted.hexdigest() and python.exists():
+    if stamp.is_file() and stamp.read_text() == wanted and python.exists():
         return python
     shutil.rmtree(folder, ignore_errors=True)
     print(f"environment {name}: installing", file=sys.stderr, flush=True)
@@ -39,7 +37,7 @@ def python_of(name: str, work: Path) -> Path:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise RuntimeError(f"pip could not install {name}: {' '.join(lines[-3:])}")
-    stamp.write_text(wanted.hexdigest())
+    stamp.write_text(wanted)
     return python
 
 

@@ -2,7 +2,7 @@
 
 `float`: weights in float16, the default of that exporter. `int8`: what OpenVINO's own notebook on consistency models
 does for speed: the U-Net quantised by NNCF (weights and activations, SmoothQuant), the weights of the others in int8.
-The weights are random, so the calibration samples are drawn: they set ranges, and ranges take no time.
+The weights are random, so the calibration samples are drawn, and few: they set ranges, and ranges take no time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
-SAMPLES = 8
+SAMPLES = 2
 FILES = {"text_encoder": "text_encoder", "unet": "unet", "decoder": "vae_decoder"}
 
 
