@@ -138,7 +138,7 @@ class Plan:
     def fingerprint(self) -> str:
         """Hash of all inputs: weights, recipe, device, tools. Parts of an earlier run with the same one are reused."""
         facts = [self.name, self.layout.source, self.layout.sha256, self.recipe.model_dump(mode="json")]
-        facts += [[lora.sha256, lora.weight] for lora in self.loras]
+        facts += [f"{lora.sha256} {lora.weight}" for lora in self.loras]
         text = json.dumps([*facts, self.device.model_dump(mode="json"), self.tools], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
