@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -227,3 +228,21 @@ def test_the_command_makes_several_and_takes_the_new_options(
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"out.png", "out-2.png", "out-3.png", "kept", "steps", "steps-2", "steps-3"}
     assert len(os.listdir(tmp_path / "kept")) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux alone")
+def test_mapped_weights_do_not_stay_in_memory_while_they_are_packed(tmp_path: Path) -> None:
+    size = 2**24
+    (tmp_path / "weights.bin").write_bytes(np.arange(size // 4, dtype=np.uint32).tobytes())
+    mapped = np.memmap(tmp_path / "weights.bin", np.uint32, mode="r")
+    total = int(mapped.sum(dtype=np.uint64))
+
+    def resident_bytes() -> int:
+        text = Path("/proc/self/smaps").read_text(encoding="utf-8").split(str(tmp_path / "weights.bin"))[1]
+        return int(text.split("Rss:")[1].split()[0]) * 1024
+
+    assert resident_bytes() == size
+    with memory.paging_out([tmp_path]):
+        pass
+    assert resident_bytes() < size // 8
+    assert int(mapped.sum(dtype=np.uint64)) == total

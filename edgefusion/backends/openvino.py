@@ -31,6 +31,7 @@ DTYPES = {
 }
 NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+(\.\d+)?")
 PORTS = ("Parameter", "Result")
+PACKS_WEIGHTS = True  # into memory of its own, for its kernels: the mapped .bin is hardly read again
 BLOB, IR = "model.blob", "openvino_model.xml"
 
 
