@@ -7,6 +7,7 @@ It is removed when the small one is whole. Everything here is measured against i
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -137,7 +138,7 @@ class Small:
         plain, recipe = self.source.manifest.parts[name], self.plan.part(name)
         if facts := self.place.found(name):
             self.reused.append(name)
-            return Part.model_validate(facts["part"])
+            return Part.model_validate_json(json.dumps(facts["part"]))
         folder = self.place.begin(name, plain.file).parent
         source, inputs = self.source.path(plain.file), calibrating.inputs(name)
         files, quantization = make_part(source, folder, self.plan, name, inputs, judging.rows[name], prompts)
