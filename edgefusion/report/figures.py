@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgefusion.report.peers import peers
 from edgefusion.report.records import read, table
-from edgefusion.report.training import distill_speed
+from edgefusion.report.training import distill_speed, zoo_quantised
 from edgefusion.spec.errors import UserError
 
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -74,6 +74,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "zoo-training": zoo_training,
     "host-speed": host_speed,
     "distill-speed": distill_speed,
+    "zoo-quantised": zoo_quantised,
 }
 
 

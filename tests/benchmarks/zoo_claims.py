@@ -188,7 +188,8 @@ def main() -> None:
     for name, (checkpoint, steps, more) in models.items():
         judged |= run.judge(name, checkpoint, steps, *more)
     run.all(judged, words.together)
-    paired = {f"{name}-paired": run.beside_teacher(name) for name in judged if not name.startswith("teacher")}
+    compared = [f"{name}-{SEEDS[0]}" for name in models if name != "teacher"]  # a minute each: of one seed
+    paired = {f"{name}-paired": run.beside_teacher(name) for name in compared}
     run.all(paired, words.together)
     recipes = ("kd", "kd-no-features", "lcm-large", "lcm-self", "dreambooth", "decoder")
     record = {
