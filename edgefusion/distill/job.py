@@ -89,9 +89,19 @@ class Job:
             "python": platform.python_version(),
             "tools": {tool: _version(tool) for tool in TOOLS},
         }
-        kept = {**record, "student": "student"}  # no path of this machine
+        kept = {**record, "student": "student", "recipe": _without_paths(record["recipe"])}
         write_whole(self.out / "run.json", (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
         return record
+
+
+def named(source: str) -> str:
+    """A checkpoint as records name it: a folder of this machine by its last name only, as `locate` does."""
+    return f"folder:{Path(source).resolve().name}" if Path(source).is_dir() else source
+
+
+def _without_paths(recipe: Any) -> Any:
+    teachers = [{**teacher, "source": named(teacher["source"])} for teacher in recipe.get("teachers", [])]
+    return {**recipe, "teachers": teachers}
 
 
 @dataclass(frozen=True)

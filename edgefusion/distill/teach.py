@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgefusion.distill.diffusion import Process
 from edgefusion.distill.feature import KD
 from edgefusion.distill.grid import Grid
-from edgefusion.distill.job import Job, about_data, open_cache
+from edgefusion.distill.job import Job, about_data, named, open_cache
 from edgefusion.distill.lcm import LCM, LCMPlan
 from edgefusion.distill.loop import OnStep
 from edgefusion.distill.lora import LCMLoRA, fuse, save_lora
@@ -57,7 +57,7 @@ def kd(job: Job, data: Path, taps: str | None = None) -> dict[str, object] | Non
     if not job.main:
         return None
     save_checkpoint(job.result, job.student, unet, overwrite=True, download=job.download)
-    facts = {"teacher": [one.source for one in recipe.teachers], **about_data(source)}
+    facts = {"teacher": [named(one.source) for one in recipe.teachers], **about_data(source)}
     return job.record(resumed, facts, _folder(job, len(recipe.teachers), several))
 
 

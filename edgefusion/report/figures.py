@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgefusion.report.peers import peers
 from edgefusion.report.records import read, table
-from edgefusion.report.training import distill_speed, zoo_quantised
+from edgefusion.report.training import distill_speed, zoo_claims, zoo_quantised
 from edgefusion.spec.errors import UserError
 
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -75,6 +75,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "host-speed": host_speed,
     "distill-speed": distill_speed,
     "zoo-quantised": zoo_quantised,
+    "zoo-claims": zoo_claims,
 }
 
 
