@@ -36,7 +36,7 @@ demo: $(VENV)/.demo
 	@echo "Prompt:  $$PROMPT"; echo "Picture: $(CURDIR)/$(PICTURE)"; echo "Bundle:  $(CURDIR)/$(BUNDLE)"
 
 test: lint
-	$(call timed,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile)
+	$(call timed,tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile)
 
 lint: $(VENV)/.test
 	$(call timed,ruff,$(BIN)/ruff check .; $(BIN)/ruff format --check .)
@@ -47,7 +47,7 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
-	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)optimum$(COMMA)dev]')
+	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)openvino$(COMMA)optimum$(COMMA)dev]')
 	@touch $@ $(VENV)/.demo
 
 COMMA := ,

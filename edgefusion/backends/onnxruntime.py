@@ -140,14 +140,17 @@ def _session(ort: Any, model: Path, provider: str, threads: int | None, entry: E
 
 
 def _stored(ort: Any, model: Path, provider: str, threads: int | None, entry: Entry) -> Any:
-    """Load, and keep the optimised graph, its weights beside it as this processor's kernels want them, to be mapped."""
+    """Load, and keep the optimised graph, its weights beside it to be mapped.
+
+    They are not kept pre-packed for this processor's kernels, though that loads quicker: onnxruntime 1.31 writes such
+    weights at offsets its kernels cannot always take, and then dies in the first run.
+    """
 
     def write(folder: Path) -> None:
         options = _options(ort, threads)
         options.optimized_model_filepath = str(folder / OPTIMISED)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", KEPT_BYTES)
-        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
         ort.InferenceSession(str(model), sess_options=options, providers=[provider])
 
     entry.make(write)
