@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,3 +29,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle, to be spoiled."""
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_stays() -> Iterator[None]:
+    """A loader with workers (torch.utils.data) leaves a handler of SIGCHLD in the process.
+
+    Python runs handlers on the alternate signal stack, and some library of the suite leaves one behind that is gone: the
+    next child process of any later test would end the test process.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if signal.getsignal(signal.SIGCHLD) is not before:
+        signal.signal(signal.SIGCHLD, before)
