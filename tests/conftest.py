@@ -35,8 +35,8 @@ def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
 def _no_handler_stays() -> Iterator[None]:
     """A loader with workers (torch.utils.data) leaves a handler of SIGCHLD in the process.
 
-    Python runs handlers on the alternate signal stack, and some library of the suite leaves one behind that is gone: the
-    next child process of any later test would end the test process.
+    Python runs handlers on the alternate signal stack, and some library of the suite leaves one behind that is gone:
+    the next child process of any later test would end the test process.
     """
     before = signal.getsignal(signal.SIGCHLD)
     yield
