@@ -1,10 +1,9 @@
 """Bits layer by layer, from measured times and measured sensitivities, under a floor.
 
 Both are needed: times alone quantise the layers that spoil the picture, sensitivities alone keep layers high that cost
-the most. The choice is greedy. From everything in int8, the layer is taken back to float that loses the fewest
-milliseconds for the noise it takes out of the part's output, until the floor is reached. Noise adds: layers' errors are
-independent to first order, so the part's noise power is about the sum of those of its layers alone (checked at the
-end by building the choice, which the caller does).
+the most. Left in int8 are the layers that together save the most milliseconds while their noise in the part's output
+stays within the floor: a knapsack. Noise adds: layers' errors are independent to first order, so the part's noise power
+is about the sum of those of its layers alone (checked at the end by building the choice, which the caller does).
 """
 
 from __future__ import annotations
@@ -12,13 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, log10
+from math import ceil, inf, log10
 from pathlib import Path
+
+import numpy as np
 
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import KeptHigh
 
 FLOAT_NAMES = ("fp32", "bf16", "fp16")
+GRAIN = 4096
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,7 @@ def choose(times: Times, alone_db: Mapping[str, float], floor_db: float) -> Choi
         )
     noise = {module: 10 ** (-db / 10) for module, db in alone_db.items()}
     wanted = 10 ** (-floor_db / 10)
-    kept: list[str] = []
-    for module in sorted(noise, key=lambda name: (_cost_ms(times, name) / noise[name], name)):
-        if sum(noise[name] for name in noise if name not in kept) <= wanted:
-            break
-        kept.append(module)
-    _give_back(kept, noise, wanted, times)
+    kept = _kept(noise, wanted, {name: _cost_ms(times, name) for name in noise})
     left = sum(noise[name] for name in noise if name not in kept)
     int8, high = _total(times, ()), _total(times, set(times))
     return Choice(
@@ -110,12 +107,31 @@ def as_toml(choice: Choice) -> str:
     return f'precision = "{"mixed" if rows else "int8"}"\nkeep_high = [\n{"".join(rows)}]\n'
 
 
-def _give_back(kept: list[str], noise: Mapping[str, float], wanted: float, times: Times) -> None:
-    """Take out of `kept` what a later choice made needless, the dearest first."""
-    for name in sorted(kept, key=lambda module: -_cost_ms(times, module)):
-        rest = [other for other in kept if other != name]
-        if _cost_ms(times, name) > 0 and sum(noise[other] for other in noise if other not in rest) <= wanted:
+def _kept(noise: Mapping[str, float], wanted: float, cost_ms: Mapping[str, float]) -> list[str]:
+    """The layers to keep in float: those left in int8 save the most time while their noise stays within `wanted`.
+
+    A knapsack, filled exactly over noise rounded up to a 4096th of what is wanted, so the floor is never missed.
+    """
+    weight = {name: ceil(value / wanted * GRAIN) for name, value in noise.items()}
+    saved, left = np.zeros(GRAIN + 1), []
+    for name, w in weight.items():
+        better = np.full(GRAIN + 1, -1.0)
+        if w <= GRAIN and cost_ms[name] > 0:
+            better[w:] = saved[: GRAIN + 1 - w] + cost_ms[name]
+        left.append(better > saved)
+        saved = np.maximum(saved, better)
+    room, kept = GRAIN, []
+    for (name, w), taken in zip(reversed(weight.items()), reversed(left), strict=True):
+        if taken[room]:
+            room -= w
+        else:
+            kept.append(name)
+    # what float does not slow down is given to int8 only where there is still room: the fewer kept, the simpler
+    for name in sorted(kept, key=lambda module: weight[module]):
+        if weight[name] <= room:
             kept.remove(name)
+            room -= weight[name]
+    return kept
 
 
 def _cost_ms(times: Times, module: str) -> float:
