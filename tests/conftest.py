@@ -35,8 +35,8 @@ def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
 def _no_handler_stays() -> Iterator[None]:
     """A loader with workers (torch.utils.data) leaves a handler of SIGCHLD in the process.
 
-    Python runs handlers on the alternate signal stack, and some library of the suite leaves one behind that is gone:
-    the next child process of any later test would end the test process.
+    In one order of the suite, the next test that ran a child process then died with a segmentation fault while it
+    waited; since it is put back, whole runs pass. That the alternate signal stack was gone is likely, and not proven.
     """
     before = signal.getsignal(signal.SIGCHLD)
     yield

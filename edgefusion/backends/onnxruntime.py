@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from edgefusion.backends._cache import Cache, Entry, processor
 from edgefusion.backends._layer import Layer
-from edgefusion.spec.bundle import Part, Tensor
+from edgefusion.backends._signature import Signature, agree
+from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
 
 DTYPES = {
@@ -26,7 +27,6 @@ DTYPES = {
     "tensor(uint8)": "uint8",
 }
 
-Signature = tuple[str, tuple[Any, ...]]
 CPU = "CPUExecutionProvider"
 OPTIMISED, WEIGHTS = "optimised.onnx", "optimised.data"
 KEPT_BYTES = "1024"  # smaller tensors stay in the graph: shapes have to be known when it is loaded
@@ -58,7 +58,7 @@ def load(
         part: what the manifest says of it; a graph with other inputs or outputs is refused.
         provider: execution provider, as `cpu`, `cuda`, … or in full (`CPUExecutionProvider`).
         threads: threads inside an operator; None leaves the choice to the engine.
-        cache: where the optimised graph and its weights, packed for this processor, are kept; for the CPU alone.
+        cache: where the optimised graph and its weights are kept; for the CPU alone.
 
     Raises:
         UserError: onnxruntime or the provider is not here, or the file is not a graph it can run.
@@ -83,8 +83,8 @@ def load(
             remedy="Install the driver and libraries that provider needs, or choose --provider cpu.",
             exit_code=4,
         )
-    _agree(session.get_inputs(), part.inputs, model, "input")
-    _agree(session.get_outputs(), part.outputs, model, "output")
+    agree(_signature(session.get_inputs()), part.inputs, model, "input")
+    agree(_signature(session.get_outputs()), part.outputs, model, "output")
     return Engine(session)
 
 
@@ -202,28 +202,8 @@ def _provider(ort: Any, wanted: str) -> str:
     )
 
 
-def _agree(actual: Any, expected: tuple[Tensor, ...], model: Path, kind: str) -> None:
-    have = {node.name: (DTYPES.get(node.type, node.type), tuple(node.shape)) for node in actual}
-    want = {tensor.name: (tensor.dtype, tensor.shape) for tensor in expected}
-    for name in sorted(have.keys() | want.keys()):
-        graph, manifest = have.get(name), want.get(name)
-        if not _same(graph, manifest):
-            raise UserError(
-                f"{kind} {name!r} is {_shown(graph)} in the graph and {_shown(manifest)} in the manifest.",
-                where=str(model),
-                remedy="Export the bundle again; graph and manifest are not of one export.",
-            )
-
-
-def _same(have: Signature | None, want: Signature | None) -> bool:
-    """Equal, where a dimension that the graph leaves open (a name instead of a number) fits any size."""
-    if have is None or want is None or have[0] != want[0] or len(have[1]) != len(want[1]):
-        return False
-    return all(actual == size or not isinstance(actual, int) for actual, size in zip(have[1], want[1], strict=True))
-
-
-def _shown(tensor: Signature | None) -> str:
-    return f"{tensor[0]} {list(tensor[1])}" if tensor else "absent"
+def _signature(nodes: Any) -> dict[str, Signature]:
+    return {node.name: (DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
 
 
 def _first_line(error: Exception) -> str:

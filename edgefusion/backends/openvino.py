@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edgefusion.backends._cache import Cache, Entry
 from edgefusion.backends._layer import Layer, module_of
-from edgefusion.spec.bundle import Part, Tensor
+from edgefusion.backends._signature import Signature, agree
+from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
 
 HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -95,8 +96,8 @@ def load(
             where=str(model),
             remedy="Check the bundle (python -m edgefusion.check); if it is whole, update openvino.",
         ) from error
-    _agree(compiled.inputs, part.inputs, model, "input")
-    _agree(compiled.outputs, part.outputs, model, "output")
+    agree(_signature(compiled.inputs), part.inputs, model, "input")
+    agree(_signature(compiled.outputs), part.outputs, model, "output")
     return Engine(compiled)
 
 
@@ -335,16 +336,8 @@ def _is_placed(node: Any) -> bool:
     return "/" in node.get_friendly_name() and node.get_type_name() not in (*PORTS, "Constant")
 
 
-def _agree(ports: Any, expected: tuple[Tensor, ...], model: Path, kind: str) -> None:
-    have = {port.any_name: (_dtype(port), _shape(port)) for port in ports}
-    want = {tensor.name: (tensor.dtype, tensor.shape) for tensor in expected}
-    for name in sorted(have.keys() | want.keys()):
-        if have.get(name) != want.get(name):
-            raise UserError(
-                f"{kind} {name!r} is {_shown(have.get(name))} in the graph, {_shown(want.get(name))} in the manifest.",
-                where=str(model),
-                remedy="Export the bundle again; graph and manifest are not of one export.",
-            )
+def _signature(ports: Any) -> dict[str, Signature]:
+    return {port.any_name: (_dtype(port), _shape(port)) for port in ports}
 
 
 def _dtype(port: Any) -> str:
@@ -355,10 +348,6 @@ def _dtype(port: Any) -> str:
 def _shape(port: Any) -> tuple[int, ...]:
     shape = port.partial_shape
     return tuple(shape.to_shape()) if shape.is_static else ()
-
-
-def _shown(tensor: tuple[str, tuple[int, ...]] | None) -> str:
-    return f"{tensor[0]} {list(tensor[1])}" if tensor else "absent"
 
 
 def _reason(error: Exception) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgefusion.models.checkpoint import quiet_libraries, require_torch
+from edgefusion.models.checkpoint import no_bars, quiet_libraries, require_torch
 from edgefusion.spec.errors import UserError
 
 ONLY_HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -29,7 +27,7 @@ def load_pretrained(auto: Any, model_id: str, *, download: bool, device: str) ->
     require_torch()
     folder = _folder(model_id, download)
     try:
-        with quiet_libraries(), _no_bars():
+        with quiet_libraries(), no_bars():
             model = auto.from_pretrained(folder, use_safetensors=True, **ONLY_HERE)
             processor = _processor(folder)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -56,20 +54,6 @@ def _folder(model_id: str, download: bool) -> str:
         raise UserError(
             "is neither a folder here nor in the local hub cache.", where=model_id, remedy=remedy, exit_code=4
         ) from error
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' own progress bars."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _processor(folder: str) -> Any:

@@ -59,17 +59,13 @@ class UNetGraph(Graph):
         return out
 
 
-class FirstTextEncoderGraph(Graph):
+class FirstTextEncoderGraph(TextEncoderGraph):
     """Of SDXL: input_ids int64 [1, L] → penultimate_hidden_state [1, L, D]. The last layer and its norm are cut off."""
 
     def __init__(self, model: Any) -> None:
         model.encoder.layers = model.encoder.layers[:-1]
         model.final_layer_norm = torch.nn.Identity()
         super().__init__(model)
-
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self.model(input_ids).last_hidden_state
-        return hidden
 
 
 class SecondTextEncoderGraph(Graph):

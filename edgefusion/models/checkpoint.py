@@ -173,6 +173,20 @@ def quiet_libraries() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _maker(config: Config, where: Path) -> tuple[Callable[[Config], Any], bool]:
     """What makes the module, and whether its state dict holds all of it (CLIP has a buffer that it does not hold)."""
     import diffusers

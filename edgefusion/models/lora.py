@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgefusion.models.checkpoint import build_part, quiet_libraries
+from edgefusion.models.checkpoint import build_part, no_bars, quiet_libraries
 from edgefusion.models.family import NAMES
 from edgefusion.models.layout import Layout
 from edgefusion.models.weights import read_header, weight_files
@@ -93,7 +92,7 @@ def fuse(module: torch.nn.Module, part: str, loras: tuple[LoraFile, ...], layout
     for number, lora in enumerate(loras):
         read = _Read(lora, layout)
         if any(key.startswith(f"{part}.") for key in read.state):
-            with quiet_libraries(), _no_bar():
+            with quiet_libraries(), no_bars():
                 read.add_to(module, part, f"lora{number}")
     return module.requires_grad_(False).eval()
 
@@ -183,20 +182,6 @@ class _Read:
             where=str(self._lora.path),
             remedy="Give a LoRA as diffusers, PEFT or kohya's scripts write it (no DoRA, LoHa or LoKr).",
         )
-
-
-@contextmanager
-def _no_bar() -> Iterator[None]:
-    """Without the bar that transformers draws while it loads an adapter."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _loader(layout: Layout) -> tuple[Any, Any]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgefusion.models.checkpoint import quiet_libraries, require_torch, save_text_encoder
+from edgefusion.models.random import lcm_scheduler
+from edgefusion.models.reference import reference_config
 
 LENGTH, WIDTH, GUIDANCE_DIM = 16, 32, 16
 SECOND_WIDTH, POOLED = 48, 20
@@ -55,7 +57,8 @@ def write_tiny(
         _vae(image_px).save_pretrained(folder / "vae")
         if tiny_decoder:
             _vae_tiny().save_pretrained(folder / "vae_tiny")
-    _write_json(folder / "scheduler" / "scheduler_config.json", _scheduler_config(prediction_type))
+    process = {**reference_config("sd1", "scheduler"), "prediction_type": prediction_type}
+    _write_json(folder / "scheduler" / "scheduler_config.json", lcm_scheduler(process))
     _write_json(folder / "model_index.json", _model_index(family, guidance))
     if card is not None:
         _write_json(folder / "edgefusion.json", card)
@@ -161,23 +164,6 @@ def write_tokenizer(folder: Path, pad_token: str = END) -> int:
     )
     _write_json(folder / "special_tokens_map.json", special)
     return len(tokens)
-
-
-def _scheduler_config(prediction_type: str) -> dict[str, Any]:
-    return {
-        "_class_name": "LCMScheduler",
-        "num_train_timesteps": 1000,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "original_inference_steps": 50,
-        "clip_sample": False,
-        "set_alpha_to_one": True,
-        "steps_offset": 1,
-        "timestep_scaling": 10.0,
-        "timestep_spacing": "leading",
-        "prediction_type": prediction_type,
-    }
 
 
 def _model_index(family: str, guidance: bool) -> dict[str, Any]:
