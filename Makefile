@@ -47,7 +47,7 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
-	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)openvino$(COMMA)optimum$(COMMA)dev]')
+	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)openvino$(COMMA)optimum$(COMMA)executorch$(COMMA)qnn$(COMMA)tensorrt$(COMMA)dev]')
 	@touch $@ $(VENV)/.demo
 
 COMMA := ,
