@@ -48,6 +48,11 @@ def activations_of(part: PartRecipe) -> Activations:
     return {"fp16": "fp16", "bf16": "bf16", "w8a16": "bf16"}.get(part.precision, "fp32")  # type: ignore[return-value]
 
 
+def calibrates(part: PartRecipe) -> bool:
+    """Whether a part's activations become whole numbers, whose ranges must be seen first."""
+    return part.precision in ("int8", "mixed") or activations_of(part) == "uint16"
+
+
 def require(recipe: Recipe, device: Device, where: str) -> None:
     """A UserError for a precision that the engine or the board does not have, naming file and key."""
     parts: dict[str, Any] = dict(recipe.parts)

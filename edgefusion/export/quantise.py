@@ -18,7 +18,7 @@ from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
 from edgefusion.export.parity import Pair
 from edgefusion.export.place import WORK, Place
 from edgefusion.export.plan import Plan
-from edgefusion.export.precisions import activations_of
+from edgefusion.export.precisions import activations_of, calibrates
 from edgefusion.export.small import make_part
 from edgefusion.quantize.calibration import (
     Captured,
@@ -125,8 +125,10 @@ class Small:
         path = self.place.begin("calibration", f"{WORK}/calibrating.npz")
         seed = self.plan.recipe.calibration.seed
         with Pipeline(self.source, verify=False, low_memory=True, cache=False) as pipeline:
-            settings = calibrating_settings(pipeline, len(chosen.calibrating), seed)
-            first = capture(pipeline, chosen.calibrating, settings, pictures=False)
+            first = Captured()
+            if any(calibrates(self.plan.part(name)) for name in self.plan.signatures):
+                settings = calibrating_settings(pipeline, len(chosen.calibrating), seed)
+                first = capture(pipeline, chosen.calibrating, settings, pictures=False)
             second = capture(pipeline, chosen.judging, judging_settings(pipeline, len(chosen.judging), seed))
         files = [path.with_name(f"{name}.npz") for name in names]
         for file, captured in zip(files, (first, second), strict=True):

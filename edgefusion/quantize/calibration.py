@@ -50,8 +50,8 @@ class Captured:
     pictures: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def inputs(self, part: PartName) -> list[Arrays]:
-        """The inputs of every call of a part."""
-        return [inputs for inputs, _ in self.rows[part]]
+        """The inputs of every call of a part; none where it was not run."""
+        return [inputs for inputs, _ in self.rows.get(part, [])]
 
 
 class _Recorder:

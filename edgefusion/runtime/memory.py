@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import mmap
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ MIB = 2**20
 RUNTIME_MIB = 70  # resident size of this package with an engine imported and no graph loaded (x86-64)
 PAGE_OUT = 21  # MADV_PAGEOUT, since Linux 5.4: never loses what is in memory, even if the mapping is another by now
 PAUSE_S = 0.02
+MAPPED_MIB = 64  # of a file may be in memory while a part is loaded; letting go costs reading again, so not at every look
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -91,14 +93,26 @@ def page_out(folders: Iterable[Path]) -> None:
                 advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), PAGE_OUT)
 
 
+def mapped_mib() -> float:
+    """Resident pages of all files that this process has mapped, MiB; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[2])
+    except OSError:
+        return 0.0
+    return pages * mmap.PAGESIZE / MIB
+
+
 @contextlib.contextmanager
 def paging_out(folders: Sequence[Path]) -> Iterator[None]:
-    """While a part is loaded in here, its mapped files never take more memory than is read of them in 20 ms."""
+    """While a part is loaded in here, mapped files take MAPPED_MIB more memory at most, and what is read in 20 ms."""
     done = threading.Event()
 
     def watch() -> None:
+        before = mapped_mib()
         while not done.wait(PAUSE_S):
-            page_out(folders)
+            if mapped_mib() - before > MAPPED_MIB:
+                page_out(folders)
+                before = mapped_mib()
 
     thread = threading.Thread(target=watch, name="paging-out", daemon=True)
     thread.start()

@@ -53,7 +53,7 @@ class Work:
         """This project's export, by its own command line. `target`: a shipped one, or a file of rungs/."""
         checkpoint = self.checkpoint(student)
         out = self.models / f"bundle-{target}-{student}-{decoder}"
-        recipe = self._at_size(target)
+        recipe = self.recipe(target)
         words = ["--target", recipe, "--weights", checkpoint, "--decoder", decoder, "--out", out]
         words += ["--allow-below-floor"]  # random weights: the gate compares pictures of nothing
         return self._made(out, [sys.executable, "-m", "edgefusion.export", *words])
@@ -71,8 +71,8 @@ class Work:
         words = [self.checkpoint("bk-tiny"), out, self.px]
         return self._made(out, [sys.executable, HERE / "prepare" / "tiny_decoder.py", *words])
 
-    def _at_size(self, target: str) -> Path:
-        """The recipe with the pictures' size written into it."""
+    def recipe(self, target: str) -> Path:
+        """The recipe of a target with the pictures' size written into it."""
         own = RUNGS / f"{target}.toml"
         text = (own if own.is_file() else ROOT / "export" / f"{target}.toml").read_text()
         path = self.models / "recipes" / f"{target}.toml"
