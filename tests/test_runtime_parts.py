@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import tiny_bundle
 
-from edgefusion.backends import onnxruntime, openvino
+from edgefusion.backends import _available, onnxruntime, openvino
+from edgefusion.backends._mapped import Mapped
 from edgefusion.check import check
 from edgefusion.cli import run
 from edgefusion.runtime import Cancelled, Pipeline, command, memory, parts
@@ -186,7 +187,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
 
 
 def test_memory_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = memory.available_mib()
+    there = _available.available_mib()
     assert there is None or 0 < there < 2**24
     for name, content in (
         ("memory.max", "1073741824"),
@@ -194,10 +195,10 @@ def test_memory_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("memory.stat", "file 1048576"),
     ):
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    assert memory._group_mib() == 1024 - 700 + 1
+    monkeypatch.setattr(_available, "CGROUP", tmp_path)
+    assert _available._group_mib() == 1024 - 700 + 1
     (tmp_path / "memory.max").write_text("max")
-    assert memory._group_mib() is None
+    assert _available._group_mib() is None
 
 
 def test_where_compiled_graphs_are_kept(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,15 +235,15 @@ def test_the_command_makes_several_and_takes_the_new_options(
 def test_mapped_weights_do_not_stay_in_memory_while_they_are_packed(tmp_path: Path) -> None:
     size = 2**24
     (tmp_path / "weights.bin").write_bytes(np.arange(size // 4, dtype=np.uint32).tobytes())
-    mapped = np.memmap(tmp_path / "weights.bin", np.uint32, mode="r")
-    total = int(mapped.sum(dtype=np.uint64))
+    mapped = Mapped(tmp_path / "weights.bin")
+    total = int(mapped.array.sum(dtype=np.uint64))
 
     def resident_bytes() -> int:
         text = Path("/proc/self/smaps").read_text(encoding="utf-8").split(str(tmp_path / "weights.bin"))[1]
         return int(text.split("Rss:")[1].split()[0]) * 1024
 
     assert resident_bytes() == size
-    with memory.paging_out([tmp_path]):
+    with mapped.sparing():
         pass
     assert resident_bytes() < size // 8
-    assert int(mapped.sum(dtype=np.uint64)) == total
+    assert int(mapped.array.sum(dtype=np.uint64)) == total

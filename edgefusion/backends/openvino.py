@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefusion.backends._available import MIB, available_mib
 from edgefusion.backends._cache import Cache, Entry
 from edgefusion.backends._layer import Layer, module_of
+from edgefusion.backends._mapped import Mapped
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
@@ -32,8 +34,8 @@ DTYPES = {
 }
 NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+(\.\d+)?")
 PORTS = ("Parameter", "Result")
-PACKS_WEIGHTS = True  # into memory of its own, for its kernels: the mapped .bin is hardly read again
-BLOB, IR = "model.blob", "openvino_model.xml"
+BLOB = "model.blob"
+EXPORT_COPIES = 4  # of the weights, in memory at once while a compiled graph is written out: two of them OpenVINO's own
 
 
 class Engine:
@@ -89,8 +91,8 @@ def load(
     device = _device(core, provider)
     properties = _properties(core, device, part, threads, counters)
     try:
-        compiled = _compiled(ov, core, model, device, properties, cache)
-    except RuntimeError as error:  # everything that OpenVINO raises
+        compiled, weights = _compiled(ov, core, model, device, properties, cache)
+    except (RuntimeError, OSError, ValueError) as error:  # OpenVINO's own, and of the weights' file
         raise UserError(
             f"OpenVINO {ov.get_version()} cannot load this graph on {device}: {_reason(error)}.",
             where=str(model),
@@ -98,7 +100,7 @@ def load(
         ) from error
     agree(_signature(compiled.inputs), part.inputs, model, "input")
     agree(_signature(compiled.outputs), part.outputs, model, "output")
-    return Engine(compiled)
+    return Engine(compiled, weights)
 
 
 def profile(
@@ -206,44 +208,48 @@ def sdk() -> Any:
     return openvino
 
 
-def _compiled(ov: Any, core: Any, model: Path, device: str, properties: dict[str, Any], cache: Cache | None) -> Any:
+def _compiled(
+    ov: Any, core: Any, model: Path, device: str, properties: dict[str, Any], cache: Cache | None
+) -> tuple[Any, Mapped | None]:
+    """The compiled graph, and the memory it may still read weights from."""
     if cache is None or "EXPORT_IMPORT" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
-        return core.compile_model(model, device, properties)
+        return _compile(ov, core, model, device, properties)
     facts = {"openvino": ov.get_version(), "device": device, **_device_facts(core, device), **_plain(properties)}
     entry = cache.entry("openvino", facts)
-    if compiled := _imported(core, entry, model, device, properties):
-        return compiled
-    return _stored(core, entry, model, device, properties) or core.compile_model(model, device, properties)
+    if found := _imported(ov, core, entry, device, properties):
+        return found
+    compiled, weights = _compile(ov, core, model, device, properties)
+    _stored(entry, compiled, model)
+    return compiled, weights
 
 
-def _imported(core: Any, entry: Entry, model: Path, device: str, properties: dict[str, Any]) -> Any:
+def _compile(ov: Any, core: Any, model: Path, device: str, properties: dict[str, Any]) -> tuple[Any, Mapped | None]:
+    if model.suffix == ".onnx":
+        return core.compile_model(model, device, properties), None
+    weights = Mapped(model.with_suffix(".bin"))
+    with weights.sparing():
+        graph = core.read_model(model.read_bytes(), ov.Tensor(weights.array, shared_memory=True))
+        return core.compile_model(graph, device, properties), weights
+
+
+def _imported(ov: Any, core: Any, entry: Entry, device: str, properties: dict[str, Any]) -> tuple[Any, Mapped] | None:
     """The compiled graph of the cache; None where there is none that this engine takes."""
     if not entry.is_whole():
         return None
-    weights = (entry.folder / IR if model.suffix == ".onnx" else model).with_suffix(".bin")
     try:
-        return core.import_model(entry.use(BLOB).read_bytes(), device, {**properties, **_weightless(weights)})
+        blob = Mapped(entry.use(BLOB))
+        with blob.sparing():
+            return core.import_model(ov.Tensor(blob.array, shared_memory=True), device, properties), blob
     except (RuntimeError, OSError):  # made by another build, or spoiled: it is made again
         return None
 
 
-def _stored(core: Any, entry: Entry, model: Path, device: str, properties: dict[str, Any]) -> Any:
-    """Compile, and keep a blob without weights: those stay in the .bin, which is mapped, not read.
-
-    None where that could not be.
-    """
-
-    def write(folder: Path) -> Any:
-        source = save(read(model), folder / IR)[0] if model.suffix == ".onnx" else model
-        compiled = core.compile_model(source, device, {**properties, "CACHE_MODE": "OPTIMIZE_SIZE"})
-        (folder / BLOB).write_bytes(compiled.export_model().getvalue())
-        return compiled
-
-    return entry.make(write)
-
-
-def _weightless(weights: Path) -> dict[str, Any]:
-    return {"CACHE_MODE": "OPTIMIZE_SIZE", "WEIGHTS_PATH": str(weights)}
+def _stored(entry: Entry, compiled: Any, model: Path) -> None:
+    """Keep a compiled graph where memory suffices for writing it out; else the next start is slower, no more."""
+    weights = sum(file.stat().st_size for file in model.parent.iterdir() if file.is_file())
+    available = available_mib()
+    if available is None or EXPORT_COPIES * weights / MIB < available:
+        entry.make(lambda folder: (folder / BLOB).write_bytes(compiled.export_model().getvalue()))
 
 
 def _properties(core: Any, device: str, part: Part, threads: int | None, counters: bool) -> dict[str, Any]:

@@ -144,11 +144,8 @@ class Parts:
             part = part.model_copy(update={"activations": self._activations})
         facts = {"bundle": self.bundle.sha256, "part": name}
         cache = Cache(self._cache, facts) if self._cache else None
-        packs = self.low_memory and getattr(self._engine, "PACKS_WEIGHTS", False)
-        watched = [self.bundle.folder, *([self._cache] if self._cache else [])]
         try:
-            with memory.paging_out(watched) if packs else contextlib.nullcontext():
-                self._loaded[name] = self._engine.load(self.bundle.path(part.file), part, cache=cache, **self._options)
+            self._loaded[name] = self._engine.load(self.bundle.path(part.file), part, cache=cache, **self._options)
         except UserError as error:
             raise self._with_versions(error) from error
         if self.low_memory:
