@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgefusion.export.golden import FILE as GOLDEN
 from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
+from edgefusion.export.legal.tiling import Tiles
 from edgefusion.export.plan import Plan
 from edgefusion.export.tensors import FILES
 from edgefusion.models.tokenizer import ClipTokenizer
@@ -29,8 +31,10 @@ TOKENIZER_2 = "tokenizer_2/tokenizer.json"
 LICENSE = "LICENSE"
 
 
-def part_of(plan: Plan, name: PartName, parameters: int, psnr_db: float) -> Part:
-    """The manifest's entry of a part."""
+def part_of(
+    plan: Plan, name: PartName, parameters: int, psnr_db: float, tiles: Mapping[str, Tiles] | None = None
+) -> Part:
+    """The manifest's entry of a part; `tiles` of its attentions, where the recipe asks for them."""
     signature, recipe = plan.signatures[name], plan.part(name)
     return Part(
         file=FILES[name],
@@ -38,6 +42,7 @@ def part_of(plan: Plan, name: PartName, parameters: int, psnr_db: float) -> Part
         inputs=signature.inputs,
         outputs=signature.outputs,
         precision=recipe.precision,
+        tiles={module: cut.count for module, cut in (tiles or {}).items()},
         parameters=parameters,
         psnr_db=psnr_db,
         floor_db=recipe.floor_db,

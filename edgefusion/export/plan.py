@@ -12,6 +12,7 @@ from pathlib import Path
 
 import edgefusion
 from edgefusion.export import precisions
+from edgefusion.export.legal import tiling
 from edgefusion.export.tensors import Signature, signatures
 from edgefusion.models.card import CARD_FILE, ClassifierFreeRange, GuidanceRange
 from edgefusion.models.layout import Layout, read_layout
@@ -174,6 +175,7 @@ def make_plan(
     recipe = precisions.overridden(recipe, precision) if precision else recipe
     device = load_device(recipe.device)
     precisions.require(recipe, device, where)
+    tiling.require(recipe, device, where)
     if decoder is not None:
         recipe = _with_decoder(recipe, decoder)
     located = locate(weights or recipe.student, download=download)

@@ -31,7 +31,11 @@ def overridden(recipe: Recipe, precision: str) -> Recipe:
             continue
         plain: Activations | None = "fp32" if found == "w8a16" and recipe.backend == "onnxruntime" else None
         parts[name] = PartRecipe(
-            precision=found, floor_db=FLOORS_DB[found], activations=plain, keep_high=part.keep_high
+            precision=found,
+            floor_db=FLOORS_DB[found],
+            activations=plain,
+            keep_high=part.keep_high,
+            tiling=part.tiling,
         )
     return recipe.model_copy(update={"parts": recipe.parts.model_copy(update=parts)})
 

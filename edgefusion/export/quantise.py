@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefusion.export import assemble, guidance, layouts, parity, quality
 from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
+from edgefusion.export.legal import tiling
 from edgefusion.export.parity import Pair
 from edgefusion.export.place import WORK, Place
 from edgefusion.export.plan import Plan
@@ -61,8 +62,10 @@ def require_installed(plan: Plan) -> None:
 
 def float_plan(plan: Plan) -> Plan:
     """The plan of the float bundle: the same weights, picture and steps; every part float32, for ONNX Runtime."""
-    plain = PartRecipe(precision="fp32", floor_db=FLOAT_FLOOR_DB)
-    parts = dict.fromkeys(("text_encoder", "unet", "decoder"), plain)
+    parts = {
+        name: PartRecipe(precision="fp32", floor_db=FLOAT_FLOOR_DB, tiling=tiling.in_float(part, plan.device))
+        for name, part in plan.recipe.parts
+    }
     recipe = plan.recipe.model_copy(
         update={
             "backend": "onnxruntime",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgefusion.export import assemble, golden, guidance, layouts, parity, precisions
+from edgefusion.export.legal import tiling
 from edgefusion.export.place import Place, claim, refuse_foreign
 from edgefusion.export.plan import Plan
 from edgefusion.export.progress import Progress
@@ -132,11 +133,13 @@ class _Run:
         from edgefusion.export.trace import trace
 
         size, graph = self.sizes[name], load_graph(self.plan.layout, name, self.plan.loras)
+        tiles = tiling.planned(self.plan, name)
         pairs = reference.run(name, graph)
         if facts := self.place.found(name):
             self.reused.append(name)
-            return assemble.part_of(self.plan, name, size.parameters, facts["psnr_db"])
+            return assemble.part_of(self.plan, name, size.parameters, facts["psnr_db"], tiles)
         path = self.place.begin(name, FILES[name])
+        tiling.tile(graph, tiles)
         files = trace(graph, self.plan.signatures[name], self.plan.recipe.opset, path, verbose=self.verbose)
         weights = weights_of(graph)
         del graph
@@ -145,7 +148,7 @@ class _Run:
         found = parity.measure(parity.load(self.place.folder, part), part, pairs)
         parity.require(name, found, part.floor_db)
         self.place.finished(name, files, {"psnr_db": found})
-        return assemble.part_of(self.plan, name, size.parameters, found)
+        return assemble.part_of(self.plan, name, size.parameters, found, tiles)
 
     def _guidance_effect(self, unet: Part, pairs: list[Pair]) -> float:
         if self.plan.guidance_dim is None:

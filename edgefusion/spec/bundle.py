@@ -75,6 +75,7 @@ class Part(Strict):
     precision: Precision
     activations: Activations = Field(default="fp32", description="type of what is not quantised")
     quantization: Quantization | None = None
+    tiles: dict[str, int] = Field(default_factory=dict, description="attention → tiles it is cut into, where tiled")
     parameters: int = Field(ge=0)
     psnr_db: float = Field(description="PSNR of this part against the torch float32 module on the same input, dB")
     floor_db: float

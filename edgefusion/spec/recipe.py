@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,10 @@ class PartRecipe(Strict):
         default=None, description="type of what is not quantised; without it the precision's own, and fp32 for int8"
     )
     keep_high: tuple[KeptHigh, ...] = Field(default=(), description="layers kept in float, each with its reason")
+    tiling: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="attention in tiles whose softmax, in and out, fits this many KiB; auto: the device's sram_kib",
+    )
 
 
 class PartRecipes(Strict):

@@ -150,9 +150,9 @@ def attentions(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> dic
 def tile(module: torch.nn.Module, tiles: Mapping[str, Tiles]) -> torch.nn.Module:
     """Cut the attentions named in `tiles`, in place. Those of one tile are left as they are.
 
-    Exact: the matrix products, the softmax and their order are those of torch's plain attention
-    (`SDPBackend.MATH`), row by row; bit-equal to it wherever a row of a matrix product does not depend on how many
-    other rows there are.
+    Exact: row by row the products, scales and sums of torch's plain attention (`SDPBackend.MATH`), which is what it
+    traces. Bit-equal to it wherever a matrix product gives a row the same bits however many rows there are: in torch
+    on one thread (two divide a product by its size), in ONNX Runtime on any number, tiles of one row excepted.
 
     Raises:
         UserError: an attention does more than Q·Kᵀ, softmax and ·V.
