@@ -275,6 +275,8 @@ def _hint(core: Any, device: str, part: Part) -> str:
 
 
 def _device(core: Any, wanted: str) -> str:
+    if wanted.upper() == "CPU":
+        return "CPU"  # every other one is found by starting its driver
     available = core.available_devices
     for name in available:
         if wanted.upper() in (name.upper(), name.upper().partition(".")[0]):

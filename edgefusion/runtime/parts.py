@@ -7,6 +7,7 @@ import importlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,8 +72,8 @@ class Parts:
         self._texts: OrderedDict[tuple[PartName, bytes], dict[str, NDArray[np.float32]]] = OrderedDict()
         memory.require(bundle, low_memory=low_memory)
         if not low_memory:
-            for name in bundle.manifest.parts:
-                self._load(name)
+            with ThreadPoolExecutor() as pool:  # half of loading is work of one thread
+                list(pool.map(self._load, bundle.manifest.parts))
 
     def run(self, name: PartName, values: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """One part on named arrays, cast in and out as the manifest says.
@@ -168,8 +169,8 @@ class Parts:
 def own_backend(bundle: Bundle) -> str:
     """The engine a bundle is made for, where this package runs it; else the one that reads its portable ONNX."""
     manifest = bundle.manifest
-    if any(part.format == "openvino" for part in manifest.parts.values()):
-        return "openvino"
+    if own := {part.format for part in manifest.parts.values()} - {"onnx"}:
+        return min(own)
     return manifest.recipe.backend if _there_is(manifest.recipe.backend) else FALLBACK
 
 
