@@ -37,8 +37,8 @@ def arranged(plan: Plan, layout: str) -> Plan:
 
 
 def _check(plan: Plan) -> None:
-    if plan.recipe.backend == "openvino":
-        raise _cannot("this recipe makes OpenVINO parts; ORTDiffusionPipeline loads ONNX")
+    if plan.recipe.backend in ("openvino", "executorch"):
+        raise _cannot(f"this recipe makes parts for {plan.recipe.backend}; ORTDiffusionPipeline loads ONNX")
     if "text_encoder_2" in plan.signatures:
         raise _cannot(
             "ORTStableDiffusionXLPipeline takes every layer's hidden state out of two text encoders; a bundle's give "

@@ -26,9 +26,12 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import PartRecipe, Recipe
 from edgefusion.spec.rooms import find, load_device, load_recipe
 
-BUILT_BACKENDS = ("onnxruntime", "openvino", "tensorrt")
+BUILT_BACKENDS = ("onnxruntime", "openvino", "executorch", "tensorrt")
 TOOLS = ("diffusers", "numpy", "onnx", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers")
 SMALL_TOOLS = ("nncf", "openvino")
+ENGINE_TOOLS = {"executorch": ("executorch", "torchao")}
+"""Instead of those, of the engines that have their own."""
+TENSORRT_TOOLS = ("onnxslim", "onnx-graphsurgeon")
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,10 @@ class Plan:
     @property
     def tools(self) -> dict[str, str]:
         """Versions of everything that shapes the bytes of this bundle."""
-        return tool_versions(small=precisions.is_small(self.recipe))
+        small = SMALL_TOOLS if precisions.is_small(self.recipe) else ()
+        if self.recipe.backend == "tensorrt":
+            return tool_versions(small + TENSORRT_TOOLS)
+        return tool_versions(ENGINE_TOOLS.get(self.recipe.backend, small))
 
     def fingerprint(self) -> str:
         """Hash of all inputs: weights, recipe, device, tools. Parts of an earlier run with the same one are reused."""
@@ -206,19 +212,24 @@ def make_plan(
     return Plan(**{**plan.__dict__, "out": out or Path("build") / plan.name})
 
 
-def tool_versions(*, small: bool = False) -> dict[str, str]:
-    """Versions of everything that shapes the bytes of a bundle; `small`: of one that is quantised or for OpenVINO."""
+def tool_versions(more: tuple[str, ...] = ()) -> dict[str, str]:
+    """Versions of everything that shapes the bytes of a bundle; `more`: of the packages that one engine needs."""
     versions = {"edgefusion": edgefusion.__version__}
-    for tool in TOOLS + (SMALL_TOOLS if small else ()):
+    for tool in TOOLS + more:
         try:
             versions[tool] = version(tool)
         except PackageNotFoundError as error:
             raise UserError(
                 f"{tool} is not installed.",
-                remedy=f"Run: pip install 'edgefusion[{'export,openvino' if small else 'export'}]'",
+                remedy=f"Run: pip install 'edgefusion[{_extras(more)}]'",
                 exit_code=4,
             ) from error
     return versions
+
+
+def _extras(more: tuple[str, ...]) -> str:
+    known = {"openvino": "openvino", "executorch": "executorch", "onnxslim": "tensorrt"}
+    return ",".join(["export", *(extra for tool, extra in known.items() if tool in more)])
 
 
 def _refuse_unbuilt(recipe: Recipe, where: str) -> None:

@@ -69,18 +69,25 @@ def require(recipe: Recipe, device: Device, where: str) -> None:
 def is_small(recipe: Recipe) -> bool:
     """Whether a recipe asks for more than float32 in ONNX."""
     parts: dict[str, PartRecipe] = dict(recipe.parts)
-    return recipe.backend == "openvino" or any(part.precision != "fp32" for part in parts.values())
+    return recipe.backend in ("openvino", "executorch") or any(part.precision != "fp32" for part in parts.values())
 
 
 def _by_engine(backend: str, part: PartRecipe, key: str) -> None:
-    small = part.precision != "fp32"
-    if backend == "tensorrt" and small:
-        raise UserError(
-            f"precision {part.precision!r} is not built for tensorrt; its engines are built on the board.",
-            where=f"{key}.precision",
-            remedy='Set precision = "fp32", and let trtexec choose.',
-        )
     activations = activations_of(part)
+    if backend == "tensorrt" and (part.precision in ("bf16", "w8a16") or activations == "bf16"):
+        raise UserError(
+            "a graph for tensorrt is proven in ONNX Runtime, which has no bf16 on a CPU; and eight bits for weights "
+            "alone are not among what its ONNX parser fuses.",
+            where=f"{key}.precision",
+            remedy="Set fp32, fp16, int8 or mixed, with activations fp32 or fp16.",
+        )
+    if backend == "executorch" and (part.precision not in ("fp32", "int8") or activations != "fp32"):
+        raise UserError(
+            f"XNNPACK programs are made in fp32, or int8 with fp32 for the rest; not in {part.precision} with "
+            f"{activations}.",
+            where=f"{key}.precision",
+            remedy='Set precision = "fp32" or "int8", and leave activations out.',
+        )
     if activations == "uint16":
         raise UserError(
             f"{backend} does not compute in uint16; that is for an NPU.",

@@ -8,7 +8,8 @@ from edgefusion.export.plan import Plan
 from edgefusion.export.run import RUNTIME_MIB
 from edgefusion.export.tensors import FILES
 
-MODEL = {"openvino": "openvino_model.xml", "onnxruntime": "model.onnx", "tensorrt": "model.onnx"}
+MODEL = {"openvino": "openvino_model.xml", "executorch": "model.pte"}
+"""Of the engines whose file is not model.onnx."""
 
 
 def bytes_of(precision: str) -> int:
@@ -35,7 +36,7 @@ def preview(plan: Plan) -> dict[str, Any]:
         "steps": plan.recipe.steps,
         "parts": {
             name: {
-                "file": FILES[name].replace("model.onnx", MODEL[plan.recipe.backend]),
+                "file": FILES[name].replace("model.onnx", MODEL.get(plan.recipe.backend, "model.onnx")),
                 "precision": plan.part(name).precision,
                 "parameters": size.parameters,
                 "weights_mib": round(size.parameters * bytes_of(plan.part(name).precision) / MIB, 1),

@@ -20,7 +20,7 @@ from edgefusion.export.parity import Pair
 from edgefusion.export.place import WORK, Place
 from edgefusion.export.plan import Plan
 from edgefusion.export.precisions import activations_of, calibrates
-from edgefusion.export.small import make_part
+from edgefusion.export.small import FORMATS, make_part
 from edgefusion.quantize.calibration import (
     Captured,
     Chosen,
@@ -150,7 +150,7 @@ class Small:
         part = plain.model_copy(
             update={
                 "file": files[0].relative_to(self.place.folder).as_posix(),
-                "format": "openvino" if self.plan.recipe.backend == "openvino" else "onnx",
+                "format": FORMATS.get(self.plan.recipe.backend, "onnx"),
                 "precision": recipe.precision,
                 "activations": activations_of(recipe),
                 "quantization": quantization,
@@ -286,7 +286,7 @@ def _parts_below(parts: dict[PartName, Part]) -> list[str]:
 
 def engine_name(plan: Plan) -> str:
     """The engine that this machine judges a plan's parts with."""
-    return plan.recipe.backend if plan.recipe.backend == "openvino" else "onnxruntime"
+    return plan.recipe.backend if plan.recipe.backend in FORMATS else "onnxruntime"
 
 
 def worst_layers(parts: dict[PartName, Part]) -> dict[str, float]:

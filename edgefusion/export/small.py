@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgefusion.export.parity import Pair
 from edgefusion.export.plan import Plan
@@ -14,12 +14,15 @@ from edgefusion.quantize.calibration import Arrays
 from edgefusion.quantize.ir import Scheme
 from edgefusion.quantize.layers import WEIGHTED, edges
 from edgefusion.spec.bundle import PartName, Quantization
+from edgefusion.spec.device import Device
 from edgefusion.spec.recipe import PartRecipe
 
 EIGHT_BIT = ("int8", "w8a16", "mixed")
 MOST_ROWS = {"text_encoder": 32, "text_encoder_2": 32, "unet": 64, "decoder": 8}
 """Calls that NNCF takes statistics of. On the zoo's U-Net 32, 64 and 128 gave the same nearness within 0.2 dB; a call
 of a decoder is dear, and sees every pixel."""
+FORMATS: dict[str, Literal["openvino", "executorch"]] = {"openvino": "openvino", "executorch": "executorch"}
+"""Engine → the format of its own that its parts are in; portable ONNX of all others."""
 WORST_LAYERS = 8
 WORST_ROWS = 4
 
@@ -44,9 +47,14 @@ def make_part(
     recipe = plan.part(name)
     scheme = Scheme(recipe.precision, recipe.keep_high)
     inputs = list(inputs[: MOST_ROWS[name]])
+    if plan.recipe.backend == "executorch":
+        from edgefusion.export.executorch import part
+
+        return part.make_part(folder, plan, name, inputs, judging, prompts)
     if plan.recipe.backend == "openvino":
         return _ir(source, folder, name, recipe, scheme, inputs, judging, prompts)
-    return _portable(source, folder, name, recipe, scheme, inputs, judging, prompts)
+    board = plan.device if plan.recipe.backend == "tensorrt" else None
+    return _portable(source, folder, name, recipe, scheme, inputs, judging, prompts, board)
 
 
 def _ir(
@@ -80,7 +88,9 @@ def _portable(
     inputs: list[Arrays],
     judging: Sequence[Pair],
     prompts: int,
+    board: Device | None = None,
 ) -> tuple[list[Path], Quantization | None]:
+    """`board`: with a TensorRT, whose rules for operators and eight bits the file is held to."""
     import onnx
 
     from edgefusion.backends import openvino
@@ -89,11 +99,16 @@ def _portable(
     model, quantization = onnx.load(source), None
     if recipe.precision in EIGHT_BIT:
         names = [node.name for node in model.graph.node if node.op_type in WEIGHTED]
-        model, quantization = portable.quantised(model, _with_edges(scheme, name, names), inputs, prompts)
+        scheme = _with_edges(scheme, name, names)
+        model, quantization = portable.quantised(model, scheme, inputs, prompts, symmetric=board is not None)
     elif recipe.precision == "fp16":
         model = portable.halved(model, recipe.keep_high)
+    if board:
+        from edgefusion.export.tensorrt.part import for_board
+
+        model = for_board(model, board, name)
     path = folder / source.name
-    files = _save(model, path)
+    files = save(model, path)
     if quantization and _has_openvino():
         quantization = _with_worst(quantization, openvino.read(source), openvino.read(path), judging)
     return files, quantization
@@ -116,7 +131,8 @@ def _with_worst(quantization: Quantization, plain: Any, made: Any, judging: Sequ
     return quantization.model_copy(update={"worst_layers": {module: round(db, 2) for module, db in worst}})
 
 
-def _save(model: Any, path: Path) -> list[Path]:
+def save(model: Any, path: Path) -> list[Path]:
+    """Write an onnx.ModelProto, its data beside it where that is large; the files, the graph first."""
     import onnx
 
     from edgefusion.export.trace import DATA_FILE, LARGEST_SINGLE_FILE_BYTES

@@ -30,6 +30,11 @@ def nncf_sdk() -> Any:
 
 def require(precisions: set[str], engine_format: str) -> None:
     """A UserError before anything is begun, where a quantiser that will be needed is not installed (exit code 4)."""
+    if engine_format == "executorch":
+        from edgefusion.backends import executorch
+
+        executorch.sdk()
+        return
     if precisions & {"int8", "w8a16", "mixed"}:
         nncf_sdk()
     if engine_format == "openvino":

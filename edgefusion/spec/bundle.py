@@ -52,7 +52,7 @@ class Tensor(Strict):
 class Quantization(Strict):
     """How a part came to its small numbers. `prompts` and `samples`: of the calibration (0 where none was needed)."""
 
-    engine: Literal["nncf", "onnxruntime"]
+    engine: Literal["nncf", "onnxruntime", "torchao"]
     method: str = Field(description="e.g. PTQ, SmoothQuant 0.15; weights int8 per channel, symmetric")
     prompts: int = Field(ge=0)
     samples: int = Field(ge=0)
@@ -65,11 +65,12 @@ class Part(Strict):
     """One graph: its file, its tensors, and how near it is to the float model.
 
     format "onnx": `file` is an ONNX graph, external data (if any) beside it. "openvino": `file` is the .xml of an IR,
-    its .bin beside it, to be compiled with `activations` as inference precision.
+    its .bin beside it, to be compiled with `activations` as inference precision. "executorch": a program (.pte),
+    its inputs and outputs in the order given here.
     """
 
     file: RelativePath
-    format: Literal["onnx", "openvino"]
+    format: Literal["onnx", "openvino", "executorch"]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     precision: Precision

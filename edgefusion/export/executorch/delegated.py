@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ NOT_COUNTED = ("getitem", "alloc", "executorch_call_delegate")
 
 @dataclass(frozen=True)
 class Left:
-    """A node outside: its operator (`aten.embedding.default`), and the modules it came from, the innermost by name."""
+    """A node outside: its operator (`embedding`), and the modules it came from, the innermost by name."""
 
     operator: str
     module: str
@@ -53,9 +54,14 @@ def delegated(module: torch.fx.GraphModule) -> Delegated:
 
 def module_of(node: Any) -> str:
     """The innermost module a node of torch.export came from, as in the checkpoint; "" for the part itself."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    names = [entry[0] for entry in stack if isinstance(entry[0], str)]
-    return str(names[-1]).removeprefix("L['self'].").removeprefix("L['self']") if names else ""
+    modules = modules_of(node)
+    return modules[-1][0] if modules else ""
+
+
+def modules_of(node: Any) -> list[tuple[str, str]]:
+    """(path, class) of the modules a node of torch.export came from, the part itself ("") first."""
+    stack = (node.meta.get("nn_module_stack") or {}).values()
+    return [(_path(name), _class(kind)) for name, kind in stack if isinstance(name, str)]
 
 
 def _operators(module: torch.fx.GraphModule) -> int:
@@ -65,4 +71,13 @@ def _operators(module: torch.fx.GraphModule) -> int:
 def _name(target: Any) -> str:
     name = getattr(target, "_name", None) or getattr(target, "name", None) or getattr(target, "__name__", str(target))
     name = name() if callable(name) else name
-    return str(name).removeprefix("aten::").replace("aten.", "aten.")
+    return str(name).removeprefix("aten::")
+
+
+def _path(name: str) -> str:
+    """`a.0.b` of `L['self'].a.0.b`, and of `L['self'].a._modules['0'].b`."""
+    return re.sub(r"\._modules\['([^']+)'\]", r".\1", name).removeprefix("L['self']").removeprefix(".")
+
+
+def _class(kind: Any) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else str(kind)

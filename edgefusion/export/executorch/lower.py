@@ -31,7 +31,7 @@ def require_installed() -> None:
     """Raises UserError: executorch is not installed (exit code 4)."""
     try:
         with quiet():
-            import executorch.exir
+            import executorch.exir  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"executorch is not installed ({error}).",

@@ -2,7 +2,7 @@
 
 torch's own decomposition guards against rows that are masked whole (its "safe softmax"), broadcasts by expand and
 scales by a scalar; none of that is needed here, and none of it is delegable. The scale d^-1/2 goes into the weights of
-the query. Equal to torch's to about 1e-6 of the output's range.
+the query. Equal to torch's to about 1e-6 of the output's range. An attention that was cut into tiles stays so.
 """
 
 from __future__ import annotations
@@ -12,20 +12,41 @@ from typing import Any
 import torch
 
 from edgefusion.export.legal.replaced import replace
+from edgefusion.export.legal.tiling import Tiles
 
 MASKED = -1e9
 """exp(MASKED - max) is 0 in float32, and no arithmetic on it makes NaN as -inf can."""
 
 
-def attend(q_HNd: torch.Tensor, k_HdM: torch.Tensor, v_HMd: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """softmax(q·k + mask)·v, [H, N, d]; q is scaled already."""
+def attend(
+    q_HNd: torch.Tensor,
+    k_HdM: torch.Tensor,
+    v_HMd: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    tiles: Tiles | None = None,
+) -> torch.Tensor:
+    """softmax(q·k + mask)·v, [H, N, d]; q is scaled already. In tiles of heads and queries where they are given."""
+    if tiles is not None and tiles.count > 1:
+        return _attend_in_tiles(q_HNd, k_HdM, v_HMd, tiles)
     scores = torch.bmm(q_HNd, k_HdM)
     scores = scores if mask is None else scores + mask
     return torch.bmm(torch.softmax(scores, -1), v_HMd)
 
 
+def _attend_in_tiles(q_HNd: torch.Tensor, k_HdM: torch.Tensor, v_HMd: torch.Tensor, tiles: Tiles) -> torch.Tensor:
+    groups = []
+    for head in range(0, len(q_HNd), tiles.heads):
+        q, k, v = (x[head : head + tiles.heads] for x in (q_HNd, k_HdM, v_HMd))
+        rows = [attend(q[:, row : row + tiles.queries], k, v) for row in range(0, q.shape[1], tiles.queries)]
+        groups.append(torch.cat(rows, 1) if len(rows) > 1 else rows[0])
+    return torch.cat(groups, 0) if len(groups) > 1 else groups[0]
+
+
 class PlainProcessor:
-    """Of diffusers' Attention, at batch 1 and without a mask."""
+    """Of diffusers' Attention, at batch 1 and without a mask; `tiles`: how it is cut, see legal.tiling."""
+
+    def __init__(self, tiles: Tiles | None = None) -> None:
+        self.tiles = tiles
 
     def __call__(
         self,
@@ -42,7 +63,7 @@ class PlainProcessor:
         if len(shape) == 4:
             x = x.flatten(2).transpose(1, 2)
         text = x if encoder_hidden_states is None else encoder_hidden_states
-        y = heads_apart(attn.to_q(x), attn.to_k(text), attn.to_v(text), attn.heads, None)
+        y = heads_apart(attn.to_q(x), attn.to_k(text), attn.to_v(text), attn.heads, tiles=self.tiles)
         y = attn.to_out[0](y)
         if len(shape) == 4:
             y = y.transpose(1, 2).reshape(shape)
@@ -52,13 +73,18 @@ class PlainProcessor:
 
 
 def heads_apart(
-    q_1NC: torch.Tensor, k_1MC: torch.Tensor, v_1MC: torch.Tensor, heads: int, mask: torch.Tensor | None
+    q_1NC: torch.Tensor,
+    k_1MC: torch.Tensor,
+    v_1MC: torch.Tensor,
+    heads: int,
+    mask: torch.Tensor | None = None,
+    tiles: Tiles | None = None,
 ) -> torch.Tensor:
     """Attention of each head, [1, N, C]."""
     q = q_1NC.view(q_1NC.shape[1], heads, -1).permute(1, 0, 2)
     k = k_1MC.view(k_1MC.shape[1], heads, -1).permute(1, 2, 0)
     v = v_1MC.view(v_1MC.shape[1], heads, -1).permute(1, 0, 2)
-    return attend(q, k, v, mask).permute(1, 0, 2).reshape(q_1NC.shape[0], q_1NC.shape[1], v_1MC.shape[2])
+    return attend(q, k, v, mask, tiles).permute(1, 0, 2).reshape(q_1NC.shape[0], q_1NC.shape[1], v_1MC.shape[2])
 
 
 class CausalAttention(torch.nn.Module):
@@ -88,7 +114,7 @@ def plain_attention(module: torch.nn.Module) -> int:
     known = [attn for attn in module.modules() if isinstance(attn, Attention) and _is_plain(attn)]
     for attn in known:
         scale_query(attn.to_q, attn.scale)
-        attn.set_processor(PlainProcessor())
+        attn.set_processor(PlainProcessor(getattr(attn.processor, "tiles", None)))
     return len(known) + replace(module, _causal)
 
 
