@@ -10,6 +10,7 @@ from edgefusion.export.golden import FILE as GOLDEN
 from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
 from edgefusion.export.legal.tiling import Tiles
 from edgefusion.export.plan import Plan
+from edgefusion.export.precisions import activations_of
 from edgefusion.export.tensors import FILES
 from edgefusion.models.tokenizer import ClipTokenizer
 from edgefusion.spec.bundle import (
@@ -42,6 +43,7 @@ def part_of(
         inputs=signature.inputs,
         outputs=signature.outputs,
         precision=recipe.precision,
+        activations=activations_of(recipe),
         tiles={module: cut.count for module, cut in (tiles or {}).items()},
         parameters=parameters,
         psnr_db=psnr_db,

@@ -37,7 +37,7 @@ def replay(folder: Path) -> list[Measure]:
     Raises:
         UserError: one does not (exit code 3).
     """
-    with Pipeline(folder, cache=False, low_memory=True) as pipeline:
+    with Pipeline(folder, backend="onnxruntime", cache=False, low_memory=True) as pipeline:
         measures = list(golden.replay(pipeline, golden.read_golden(pipeline.bundle)))
     low = [f"{row.stage} {row.psnr_db:.2f} dB (floor {row.floor_db:g})" for row in measures if not row.passed]
     if low:

@@ -144,6 +144,10 @@ class _Run:
         weights = weights_of(graph)
         del graph
         release(weights)  # before the engine loads the file's
+        if self.plan.recipe.backend == "tensorrt":
+            from edgefusion.export.tensorrt.part import rewritten
+
+            files = rewritten(path, self.plan.device)
         part = assemble.part_of(self.plan, name, size.parameters, 0.0)
         found = parity.measure(parity.load(self.place.folder, part), part, pairs)
         parity.require(name, found, part.floor_db)

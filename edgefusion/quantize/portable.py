@@ -17,8 +17,14 @@ EIGHT_BIT = (2, 3)
 """onnx.TensorProto's UINT8 and INT8."""
 
 
-def quantised(model: Any, scheme: Scheme, inputs: Sequence[Arrays], prompts: int) -> tuple[Any, Quantization]:
-    """An onnx.ModelProto of int8 or w8a16 from a float one; arguments and errors as `ir.quantised`."""
+def quantised(
+    model: Any, scheme: Scheme, inputs: Sequence[Arrays], prompts: int, *, symmetric: bool = False
+) -> tuple[Any, Quantization]:
+    """An onnx.ModelProto of int8 or w8a16 from a float one; arguments and errors as `ir.quantised`.
+
+    Args:
+        symmetric: activations about zero, in int8 (zero point 0), which is what TensorRT takes.
+    """
     nncf = nncf_sdk()
     names = [node.name for node in model.graph.node]
     scope = nncf.IgnoredScope(names=kept_names(names, scheme.keep_high, "keep_high"), validate=False)
@@ -28,10 +34,10 @@ def quantised(model: Any, scheme: Scheme, inputs: Sequence[Arrays], prompts: int
             _flatten_scales(made)
             inputs, prompts = (), 0
         else:
-            made = _post_training(nncf, model, scheme, inputs, scope)
+            made = _post_training(nncf, model, scheme, inputs, scope, symmetric)
     return made, Quantization(
         engine="nncf",
-        method=scheme.method,
+        method=f"{scheme.method}{'; activations symmetric' if symmetric else ''}",
         prompts=prompts,
         samples=len(inputs),
         layers=eight_bit(made),
@@ -90,9 +96,15 @@ def _flatten_scales(model: Any) -> None:
                 node.attribute.extend([*others, onnx.helper.make_attribute("axis", long[0])])
 
 
-def _post_training(nncf: Any, model: Any, scheme: Scheme, inputs: Sequence[Arrays], scope: Any) -> Any:
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+def _post_training(nncf: Any, model: Any, scheme: Scheme, inputs: Sequence[Arrays], scope: Any, symmetric: bool) -> Any:
+    from nncf.common.quantization.structs import QuantizationScheme
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+        QuantizationParameters,
+    )
 
+    mode = QuantizationScheme.SYMMETRIC if symmetric else None
     matmul, convolution = scheme.smooth or (-1, -1)
     return nncf.quantize(
         model,
@@ -101,6 +113,7 @@ def _post_training(nncf: Any, model: Any, scheme: Scheme, inputs: Sequence[Array
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=scope,
         advanced_parameters=AdvancedQuantizationParameters(
+            activations_quantization_params=QuantizationParameters(mode=mode),
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=matmul, convolution=convolution),
         ),
     )

@@ -167,11 +167,16 @@ class Parts:
 
 
 def own_backend(bundle: Bundle) -> str:
-    """The engine a bundle is made for, where this package runs it; else the one that reads its portable ONNX."""
+    """The engine a bundle is made for, where this package runs it; else the one that reads its portable ONNX.
+
+    An engine that exists on boards alone says by `present` whether this is one.
+    """
     manifest = bundle.manifest
     if own := {part.format for part in manifest.parts.values()} - {"onnx"}:
         return min(own)
-    return manifest.recipe.backend if _there_is(manifest.recipe.backend) else FALLBACK
+    name = manifest.recipe.backend
+    present = getattr(engine_of(name), "present", None) if _there_is(name) else None
+    return name if _there_is(name) and (present is None or present()) else FALLBACK
 
 
 def installed(backend: str) -> str | None:
