@@ -35,6 +35,11 @@ def require(precisions: set[str], engine_format: str) -> None:
 
         executorch.sdk()
         return
+    if engine_format == "qnn":
+        from edgefusion.backends import _qnn_session
+
+        _qnn_session.sdk()
+        return
     if precisions & {"int8", "w8a16", "mixed"}:
         nncf_sdk()
     if engine_format == "openvino":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edgefusion.quantize import half
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.quantize.engines import nncf_sdk, quiet
 from edgefusion.quantize.ir import Scheme
@@ -47,11 +48,7 @@ def quantised(
 
 def halved(model: Any, keep_high: tuple[KeptHigh, ...] = ()) -> Any:
     """An onnx.ModelProto in float16, its inputs and outputs left as they are; layers kept high stay in float32."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    kept = kept_names([node.name for node in model.graph.node], keep_high, "keep_high")
-    with quiet():
-        return convert_float_to_float16(model, keep_io_types=True, node_block_list=kept, disable_shape_infer=True)
+    return half.halved(model, keep_high)
 
 
 def eight_bit(model: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgefusion.export.tensorrt import clean, eight_bits, operators
 from edgefusion.export.tensorrt.lower import lowered
-from edgefusion.export.tensorrt.shapes import shaped
+from edgefusion.quantize.shapes import shaped
 from edgefusion.spec.device import Device
 
 LARGEST_BYTES = 2**31 - 2**27
