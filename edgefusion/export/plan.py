@@ -26,10 +26,10 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import PartRecipe, Recipe
 from edgefusion.spec.rooms import find, load_device, load_recipe
 
-BUILT_BACKENDS = ("onnxruntime", "openvino", "executorch", "tensorrt")
+BUILT_BACKENDS = ("onnxruntime", "openvino", "executorch", "tensorrt", "qnn")
 TOOLS = ("diffusers", "numpy", "onnx", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers")
 SMALL_TOOLS = ("nncf", "openvino")
-ENGINE_TOOLS = {"executorch": ("executorch", "torchao")}
+ENGINE_TOOLS = {"executorch": ("executorch", "torchao"), "qnn": ("onnxruntime-qnn",)}
 """Instead of those, of the engines that have their own."""
 TENSORRT_TOOLS = ("onnxslim", "onnx-graphsurgeon")
 
@@ -228,7 +228,7 @@ def tool_versions(more: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def _extras(more: tuple[str, ...]) -> str:
-    known = {"openvino": "openvino", "executorch": "executorch", "onnxslim": "tensorrt"}
+    known = {"openvino": "openvino", "executorch": "executorch", "onnxslim": "tensorrt", "onnxruntime-qnn": "qnn"}
     return ",".join(["export", *(extra for tool, extra in known.items() if tool in more)])
 
 

@@ -29,7 +29,8 @@ def overridden(recipe: Recipe, precision: str) -> Recipe:
         if part.precision == found:
             parts[name] = part
             continue
-        plain: Activations | None = "fp32" if found == "w8a16" and recipe.backend == "onnxruntime" else None
+        own: dict[str, Activations] = {"onnxruntime": "fp32", "qnn": "uint16"}
+        plain = own.get(recipe.backend) if found == "w8a16" else None
         parts[name] = PartRecipe(
             precision=found,
             floor_db=FLOORS_DB[found],
@@ -69,7 +70,9 @@ def require(recipe: Recipe, device: Device, where: str) -> None:
 def is_small(recipe: Recipe) -> bool:
     """Whether a recipe asks for more than float32 in ONNX."""
     parts: dict[str, PartRecipe] = dict(recipe.parts)
-    return recipe.backend in ("openvino", "executorch") or any(part.precision != "fp32" for part in parts.values())
+    return recipe.backend in ("openvino", "executorch", "qnn") or any(
+        part.precision != "fp32" for part in parts.values()
+    )
 
 
 def _by_engine(backend: str, part: PartRecipe, key: str) -> None:
@@ -88,6 +91,8 @@ def _by_engine(backend: str, part: PartRecipe, key: str) -> None:
             where=f"{key}.precision",
             remedy='Set precision = "fp32" or "int8", and leave activations out.',
         )
+    if backend == "qnn":
+        return _by_npu(part, activations, key)
     if activations == "uint16":
         raise UserError(
             f"{backend} does not compute in uint16; that is for an NPU.",
@@ -105,6 +110,15 @@ def _by_engine(backend: str, part: PartRecipe, key: str) -> None:
             "mixed without keep_high is int8.",
             where=f"{key}.keep_high",
             remedy='Let `edgefusion quantize mixed` choose the layers, or set precision = "int8".',
+        )
+
+
+def _by_npu(part: PartRecipe, activations: Activations, key: str) -> None:
+    if (part.precision, activations) not in (("fp16", "fp16"), ("w8a16", "uint16")):
+        raise UserError(
+            f"the NPU's parts are made in fp16, or in w8a16 with uint16; not in {part.precision} with {activations}.",
+            where=f"{key}.precision",
+            remedy='Set precision = "fp16", or precision = "w8a16" and activations = "uint16".',
         )
 
 

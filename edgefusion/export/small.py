@@ -21,7 +21,11 @@ EIGHT_BIT = ("int8", "w8a16", "mixed")
 MOST_ROWS = {"text_encoder": 32, "text_encoder_2": 32, "unet": 64, "decoder": 8}
 """Calls that NNCF takes statistics of. On the zoo's U-Net 32, 64 and 128 gave the same nearness within 0.2 dB; a call
 of a decoder is dear, and sees every pixel."""
-FORMATS: dict[str, Literal["openvino", "executorch"]] = {"openvino": "openvino", "executorch": "executorch"}
+FORMATS: dict[str, Literal["openvino", "executorch", "qnn"]] = {
+    "openvino": "openvino",
+    "executorch": "executorch",
+    "qnn": "qnn",
+}
 """Engine → the format of its own that its parts are in; portable ONNX of all others."""
 WORST_LAYERS = 8
 WORST_ROWS = 4
@@ -51,6 +55,10 @@ def make_part(
         from edgefusion.export.executorch import part
 
         return part.make_part(folder, plan, name, inputs, judging, prompts)
+    if plan.recipe.backend == "qnn":
+        from edgefusion.export.qnn import part as npu_part
+
+        return npu_part.make_part(source, folder, plan, name, inputs, judging, prompts)
     if plan.recipe.backend == "openvino":
         return _ir(source, folder, name, recipe, scheme, inputs, judging, prompts)
     board = plan.device if plan.recipe.backend == "tensorrt" else None

@@ -52,7 +52,7 @@ class Tensor(Strict):
 class Quantization(Strict):
     """How a part came to its small numbers. `prompts` and `samples`: of the calibration (0 where none was needed)."""
 
-    engine: Literal["nncf", "onnxruntime", "torchao"]
+    engine: Literal["nncf", "onnxruntime", "torchao", "edgefusion"]
     method: str = Field(description="e.g. PTQ, SmoothQuant 0.15; weights int8 per channel, symmetric")
     prompts: int = Field(ge=0)
     samples: int = Field(ge=0)
@@ -66,11 +66,12 @@ class Part(Strict):
 
     format "onnx": `file` is an ONNX graph, external data (if any) beside it. "openvino": `file` is the .xml of an IR,
     its .bin beside it, to be compiled with `activations` as inference precision. "executorch": a program (.pte),
-    its inputs and outputs in the order given here.
+    its inputs and outputs in the order given here. "qnn": an ONNX file of one EPContext node, the context's .bin and
+    context.json (SDK and chip it was compiled for) beside it.
     """
 
     file: RelativePath
-    format: Literal["onnx", "openvino", "executorch"]
+    format: Literal["onnx", "openvino", "executorch", "qnn"]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     precision: Precision
