@@ -116,7 +116,7 @@ class Small:
         with self.stage("picture gate"):
             manifest = self._manifest(parts)
             manifest = self._judged(manifest, chosen, judging, floors)
-            self._write(manifest)
+            self._write(self._for_apps(manifest))
         return self.golden_db
 
     def _captured(self, chosen: Chosen) -> tuple[Captured, Captured]:
@@ -245,6 +245,17 @@ class Small:
                 self.place.put(relative, self.source.path(relative).read_bytes())
         for path, content in layouts.extra_files(self.plan).items():
             self.place.put(path, content)
+
+    def _for_apps(self, manifest: Manifest) -> Manifest:
+        """The manifest with the files that an app developer needs, of a bundle that apps load."""
+        if self.plan.recipe.backend != "executorch":
+            return manifest
+        from edgefusion.export.integrate.page import app_files
+
+        for path, content in app_files(Bundle(self.place.folder, manifest, "")).items():
+            self.place.put(path, content)
+        files = {path: assemble.file_of(self.place.folder / path) for path in self.place.files()}
+        return manifest.model_copy(update={"files": files})
 
     def _minimum_mib(self, parts: dict[PartName, Part]) -> int:
         """Estimate: the largest part's files and activations (as float32), and the runtime."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgefusion.spec.strict import Strict
 
@@ -82,6 +82,9 @@ class Recipe(Strict):
     summary: str
     device: str = Field(description="stem of a file in devices/")
     backend: Literal["onnxruntime", "openvino", "executorch", "tensorrt", "qnn"]
+    delegate: Literal["xnnpack", "coreml", "vulkan"] | None = Field(
+        default=None, description="of executorch: what its programs call; without it xnnpack, the one executed here"
+    )
     student: str = Field(description="default weights: `zoo:NAME`, a diffusers folder, or a hub id")
     steps: int = Field(ge=1, le=8)
     guidance_scale: float | None = Field(default=None, description="default guidance; without it the student's own")
@@ -92,3 +95,9 @@ class Recipe(Strict):
     calibration: Calibration = Calibration()
     quality: Quality | None = Field(default=None, description="floors of the picture gate; needed below fp32")
     remaining: tuple[str, ...] = Field(default=(), description="what this export leaves to be done on the board")
+
+    @model_validator(mode="after")
+    def _delegate_of_executorch(self) -> Recipe:
+        if self.delegate and self.backend != "executorch":
+            raise ValueError(f"delegate belongs to backend executorch, not to {self.backend}")
+        return self
