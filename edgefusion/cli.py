@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any, NamedTuple, NoReturn
 from edgefusion import __version__
 from edgefusion.spec.errors import UserError
 
+TALKATIVE = ("torchao", "torch.utils._pytree")
+"""diffusers imports torchao where it is installed, which then speaks of kernels for GPUs that nothing here asks for."""
 INTERRUPTED = "Interrupted; run the same command again to continue."
 
 
@@ -29,6 +33,7 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "export": Verb("edgefusion.export.command:main", "Make a bundle for a target from a checkpoint (needs torch)."),
     "runtime": Verb("edgefusion.runtime.command:main", "Make a picture from a bundle and a prompt."),
+    "build": Verb("edgefusion.build:main", "Build a bundle's TensorRT engines on the board, and prove them."),
     "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
     "report": Verb("edgefusion.report.command:main", "Make the tables of Markdown files anew from the records."),
@@ -73,6 +78,9 @@ def run(function: Any, args: Sequence[str] | None = None, prog: str | None = Non
 
 def guarded(call: Callable[[], object]) -> NoReturn:
     """Do `call` and exit 0, or print what a person can mend and exit with its code."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         call()
     except UserError as error:

@@ -47,9 +47,10 @@ class Engine:
 
     def __init__(self, engine: tensorrt.ICudaEngine, cuda: Cuda) -> None:
         self.engine, self._cuda = engine, cuda
-        self.context = engine.create_execution_context()
-        if self.context is None:
+        context = engine.create_execution_context()
+        if context is None:
             raise _too_little_memory("the execution context")
+        self.context = context
         self._stream = cuda.stream()
         self._tensors = _tensors(engine)
         self._buffers = {}
