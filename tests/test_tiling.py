@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,16 @@ def test_the_papers_attention_at_16_bit_in_8_mib() -> None:
     assert fit(largest, 4, 8 * MIB).count == 128
     assert fit(Attention(1024, 1024, 8, 80), 2, 8 * MIB) == Tiles(heads=2, queries=1024, count=4)
     assert fit(Attention(256, 256, 8, 160), 2, 8 * MIB).count == 1
+
+
+def test_the_records_table_is_what_this_code_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmarks = Path(__file__).parent / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    bench = runpy.run_path(str(benchmarks / "tiling.py"))
+    record = json.loads((benchmarks.parents[1] / "profiles/this-machine/tiling.json").read_text())
+    found = bench["attentions_of"]("bk-tiny", "sd1", 512)
+    assert found == record["tables"]["bk-tiny"]["512"] and len(found) == 18
+    assert sum(row["tiles"]["count"] for row in found.values()) == 3 * (64 + 2) + 3 * (4 + 1) + 3 * 2
 
 
 @given(

@@ -39,14 +39,14 @@ def count_empty(unet: Any, *, tokens: int = 77) -> Counts:
     height, width = size if isinstance(size, list | tuple) else (size, size)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         z, t = torch.empty(1, 4, height, width), torch.empty(1)
-        unet(z, t, torch.empty(1, tokens, config["cross_attention_dim"]), **_conditions(config))
+        unet(z, t, torch.empty(1, tokens, config["cross_attention_dim"]), **conditions(config))
     flops = {operator.__name__: value for operator, value in counter.get_flop_counts()["Global"].items()}
     plain = sum(flops.get(name, 0) for name in CONV_AND_LINEAR)
     parameters = sum(parameter.numel() for parameter in unet.parameters())
     return Counts(parameters, plain // 2, (sum(flops.values()) - plain) // 2)
 
 
-def _conditions(config: dict[str, Any]) -> dict[str, Any]:
+def conditions(config: dict[str, Any]) -> dict[str, Any]:
     """Guidance embedding and SDXL's pooled text and sizes, where the U-Net has them; on the current device."""
     import torch
 

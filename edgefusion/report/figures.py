@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgefusion.report.peers import peers
 from edgefusion.report.records import read, table
+from edgefusion.report.tiling import tiling_shapes
 from edgefusion.report.training import distill_speed, zoo_claims, zoo_quantised
 from edgefusion.spec.errors import UserError
 
@@ -76,6 +77,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "distill-speed": distill_speed,
     "zoo-quantised": zoo_quantised,
     "zoo-claims": zoo_claims,
+    "tiling-shapes": tiling_shapes,
 }
 
 

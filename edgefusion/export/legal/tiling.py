@@ -97,7 +97,7 @@ def planned(plan: Plan, name: PartName) -> dict[str, Tiles]:
     from edgefusion.export.graphs import example, weightless_graph
 
     memory, width = _kib(part, plan.device) * KIB, WIDTHS[activations_of(part)]
-    shapes = attentions(weightless_graph(plan.layout, name), example(plan.signatures[name], "meta"))
+    shapes = attentions(weightless_graph(plan.layout, name), *example(plan.signatures[name], "meta"))
     return {module: fit(shape, width, memory) for module, shape in shapes.items()}
 
 
@@ -125,12 +125,12 @@ def require(recipe: Recipe, device: Device, where: str) -> None:
             )
 
 
-def attentions(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[str, Attention]:
+def attentions(module: torch.nn.Module, *inputs: Any, **others: Any) -> dict[str, Attention]:
     """Every attention of a part by its module path, in the order they run. On the meta device nothing is computed.
 
     Args:
         module: a part (diffusers' U-Net or decoder; others have no such attention).
-        inputs: of its forward.
+        inputs, others: of its forward.
     """
     import torch
 
@@ -140,7 +140,7 @@ def attentions(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> dic
     ]
     try:
         with torch.no_grad():
-            module(*inputs)
+            module(*inputs, **others)
     finally:
         for hook in hooks:
             hook.remove()
