@@ -8,7 +8,7 @@ quantiser and its weights from the float graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,28 +21,30 @@ from edgefusion.runtime.psnr import IDENTICAL_DB, psnr_db
 CARRIERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Concat", "StridedSlice")
 """Operations that only carry values: a quantiser before one of them belongs to the layer after it."""
 
+PROBED_BYTES = 256 * 2**20  # of outputs at a time; of a full-size U-Net all layers' are 1.4 GB a call
+
 
 def layer_sqnr(plain: Any, made: Any, inputs: Sequence[Arrays]) -> dict[str, float]:
     """Signal-to-noise ratio of the output of every layer, dB: module → 10·log10(Σ float² / Σ (float - quantised)²).
+
+    Some layers at a time, and one of the two graphs at a time: their outputs take more memory than the weights.
 
     Args:
         plain: the float openvino.Model.
         made: the quantised one, its operations under the same names.
         inputs: of some calls of the part.
     """
-    there = {op.get_friendly_name() for op in operations(plain)}
+    there = {op.get_friendly_name(): op for op in operations(plain)}
     names = [op.get_friendly_name() for op in operations(made) if op.get_type_name() in WEIGHTED]
-    names = [name for name in names if name in there]
-    first, second = _probed(plain, names), _probed(made, names)
-    signal, noise = np.zeros(len(names)), np.zeros(len(names))
-    for row in inputs:
-        for i, (x, y) in enumerate(zip(first(row), second(row), strict=True)):
-            signal[i] += np.square(x, dtype=np.float64).sum()
-            noise[i] += np.square(x.astype(np.float64) - y).sum()
     found: dict[str, float] = {}
-    for name, s, n in zip(names, signal, noise, strict=True):
-        module = module_of(name) or name
-        found[module] = min(found.get(module, IDENTICAL_DB), _ratio_db(s, n))
+    for some in _portions([name for name in names if name in there], there, len(inputs)):
+        rows = _outputs(plain, some, inputs)
+        others = _outputs(made, some, inputs)
+        for index, name in enumerate(some):
+            signal = sum(float(np.square(row[index], dtype=np.float64).sum()) for row in rows)
+            noise = sum(_squares(row[index], other[index]) for row, other in zip(rows, others, strict=True))
+            module = module_of(name) or name
+            found[module] = min(found.get(module, IDENTICAL_DB), _ratio_db(signal, noise))
     return found
 
 
@@ -112,15 +114,39 @@ def compiled(model: Any) -> Callable[[Arrays], Arrays]:
     return lambda feeds: dict(zip(names, graph(feeds).values(), strict=True))
 
 
-def _probed(model: Any, names: Sequence[str]) -> Callable[[Arrays], list[NDArray[Any]]]:
+def _portions(names: Sequence[str], there: Mapping[str, Any], rows: int) -> Iterator[list[str]]:
+    """The names in order, as many at a time as have PROBED_BYTES of outputs over all rows."""
+    some: list[str] = []
+    size = 0
+    for name in names:
+        own = int(np.prod(there[name].get_output_shape(0))) * 4 * rows
+        if some and size + own > PROBED_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(name)
+        size += own
+    if some:
+        yield some
+
+
+def _outputs(model: Any, names: Sequence[str], inputs: Sequence[Arrays]) -> list[list[NDArray[Any]]]:
+    """What comes out of these operations in float32, by row of inputs."""
     import openvino
 
     ops = {op.get_friendly_name(): op for op in model.get_ordered_ops()}
-    outputs = [ops[name].output(0) for name in names]
-    probe = openvino.Model(outputs, model.get_parameters())
+    probe = openvino.Model([ops[name].output(0) for name in names], model.get_parameters())
     graph = openvino.Core().compile_model(probe, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     known = {port.any_name for port in graph.inputs}
-    return lambda feeds: list(graph({name: array for name, array in feeds.items() if name in known}).values())
+    request = graph.create_infer_request()
+    rows = []
+    for feeds in inputs:
+        made = request.infer({name: array for name, array in feeds.items() if name in known})
+        rows.append([array.copy() for array in made.values()])
+    return rows
+
+
+def _squares(x: NDArray[Any], y: NDArray[Any]) -> float:
+    return float(np.square(x.astype(np.float64) - y).sum())
 
 
 def _quantisers(op: Any) -> list[Any]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edgefusion.report.full_size import cost_growth, export_cost, ladder, unet_step
 from edgefusion.report.peers import peers
 from edgefusion.report.records import read, table
 from edgefusion.report.tiling import tiling_shapes
@@ -71,6 +72,10 @@ def host_speed(profiles: Path) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "peers": peers,
+    "ladder": ladder,
+    "unet-step": unet_step,
+    "cost-growth": cost_growth,
+    "export-cost": export_cost,
     "zoo-quality": zoo_quality,
     "zoo-training": zoo_training,
     "host-speed": host_speed,

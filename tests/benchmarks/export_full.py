@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--target", default="int8", help="a file of peers/rungs, or a shipped target")
     parser.add_argument("--decoder", default="tiny", choices=("tiny", "kl"))
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "peers")
+    parser.add_argument("--keep", type=Path, help="leave the bundle in this folder, which must not be there")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     work = Work(options.work.resolve(), options.px, smoke=False)
@@ -35,14 +36,15 @@ def main() -> None:
     checkpoint, recipe = work.checkpoint(options.student), work.recipe(options.target)
     with tempfile.TemporaryDirectory(dir=work.folder) as scratch:
         words = ["-m", "edgefusion.export", "--target", recipe, "--weights", checkpoint, "--decoder", options.decoder]
-        words += ["--out", Path(scratch) / "bundle", "--allow-below-floor", "--json"]
+        out = options.keep or Path(scratch) / "bundle"
+        words += ["--out", out, "--allow-below-floor", "--json"]
         began = time.perf_counter()
         child = subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert child.stdout is not None
         said = json.loads(child.stdout.read())
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - began
-        parameters = json.loads((Path(scratch) / "bundle" / "manifest.json").read_text())["parts"]["unet"]["parameters"]
+        parameters = json.loads((out / "manifest.json").read_text())["parts"]["unet"]["parameters"]
     if status:
         raise SystemExit(f"the export ended with status {status}")
     facts = {"machine": machine(), "commit": commit(), "date": time.strftime("%Y-%m-%d"), "px": options.px}
