@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,7 @@ from edgefusion.spec.errors import UserError
 
 OLDEST = (1, 4)
 METHOD = "forward"
+LOG = threading.Lock()
 DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 5: "float16", 6: "float32"}
 """c10::ScalarType, as the metadata of a program has it."""
 
@@ -75,15 +79,17 @@ def load(
         )
     if threads is not None:
         _set_threads(threads)
+    said: list[str] = []
     try:
-        program = runtime.Runtime.get().load_program(model)
-        meta = program.metadata(METHOD)
-        given, made = _tensors(meta, "input"), _tensors(meta, "output")
-        agree(_named(given, part.inputs), part.inputs, model, "input")
-        agree(_named(made, part.outputs), part.outputs, model, "output")
-        return Engine(torch, program, part)
+        with _native_log(said):
+            program = runtime.Runtime.get().load_program(model)
+            meta = program.metadata(METHOD)
+            given, made = _tensors(meta, "input"), _tensors(meta, "output")
+            agree(_named(given, part.inputs), part.inputs, model, "input")
+            agree(_named(made, part.outputs), part.outputs, model, "output")
+            return Engine(torch, program, part)
     except RuntimeError as error:
-        raise _refused(model, runtime, error) from error
+        raise _refused(model, runtime, said, error) from error
 
 
 def sdk() -> tuple[Any, Any]:
@@ -141,15 +147,35 @@ def _named(tensors: list[Signature], expected: tuple[Tensor, ...]) -> dict[str, 
     return dict(zip(names, tensors, strict=False))
 
 
-def _refused(model: Path, runtime: Any, error: RuntimeError) -> UserError:
+def _refused(model: Path, runtime: Any, said: list[str], error: RuntimeError) -> UserError:
+    reason = (said or str(error).strip().splitlines() or ["no reason given"])[-1].rstrip(".")
     here = ", ".join(runtime.Runtime.get().backend_registry.registered_backend_names)
     return UserError(
-        f"executorch cannot load this program: {str(error).strip().splitlines()[0]}. This build runs the delegates "
+        f"executorch cannot load this program: {reason}. This build runs the delegates "
         f"{here}; a program for another one (Core ML, Vulkan) runs only on its device.",
         where=str(model),
         remedy="Check the bundle (python -m edgefusion.check); if it is whole, run it where its delegate is, or update "
         "executorch.",
     )
+
+
+@contextlib.contextmanager
+def _native_log(lines: list[str]) -> Iterator[None]:
+    """Put what the runtime writes to the process's standard error meanwhile into `lines`: it has no other way to say
+    why a program does not load, and says much about the processor when one does. A thread at a time.
+    """
+    with LOG, tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            text = file.read().decode("utf-8", errors="replace")
+            lines += [line.partition("] ")[2] or line for line in text.splitlines() if line.strip()]
 
 
 @contextlib.contextmanager

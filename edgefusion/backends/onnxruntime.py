@@ -27,6 +27,7 @@ DTYPES = {
     "tensor(uint8)": "uint8",
 }
 
+OTHERS = {".xml": ("an OpenVINO graph", "openvino"), ".pte": ("an ExecuTorch program", "executorch")}
 CPU = "CPUExecutionProvider"
 OPTIMISED, WEIGHTS = "optimised.onnx", "optimised.data"
 KEPT_BYTES = "1024"  # smaller tensors stay in the graph: shapes have to be known when it is loaded
@@ -64,7 +65,7 @@ def load(
         UserError: onnxruntime or the provider is not here, or the file is not a graph it can run.
     """
     ort = _sdk()
-    if model.suffix == ".xml":
+    if model.suffix in OTHERS:
         raise _not_onnx(model)
     name = _provider(ort, provider)
     entry = cache.entry("onnxruntime", _facts(ort)) if cache and name == CPU else None
@@ -162,10 +163,11 @@ def _facts(ort: Any) -> dict[str, str]:
 
 
 def _not_onnx(model: Path) -> UserError:
+    kind, engine = OTHERS[model.suffix]
     return UserError(
-        "is an OpenVINO graph; onnxruntime reads ONNX.",
+        f"is {kind}; onnxruntime reads ONNX.",
         where=str(model),
-        remedy="Leave --backend out, or choose --backend openvino.",
+        remedy=f"Leave --backend out, or choose --backend {engine}.",
     )
 
 

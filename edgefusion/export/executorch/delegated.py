@@ -39,6 +39,11 @@ class Delegated:
         """Operators outside and how often, most frequent first."""
         return dict(Counter(left.operator for left in self.outside).most_common())
 
+    def facts(self) -> dict[str, Any]:
+        """For a machine."""
+        outside = [{"operator": left.operator, "module": left.module} for left in self.outside]
+        return {"subgraphs": self.subgraphs, "nodes_inside": self.inside, "nodes_outside": outside}
+
 
 def delegated(module: torch.fx.GraphModule) -> Delegated:
     """Count in the graph of an edge program after it was lowered."""

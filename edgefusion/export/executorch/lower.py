@@ -9,6 +9,7 @@ are most of the time.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import warnings
@@ -20,11 +21,10 @@ import torch
 
 from edgefusion.export.executorch.constants import distinct_operands, numbers_as_constants
 from edgefusion.export.executorch.delegated import Delegated, delegated
-from edgefusion.export.graphs import Graph, example
-from edgefusion.export.tensors import Signature
 from edgefusion.spec.errors import UserError
 
-FILE = "model.pte"
+FILE, DELEGATION = "model.pte", "delegation.json"
+Inputs = tuple[torch.Tensor, ...]
 
 
 def require_installed() -> None:
@@ -40,48 +40,68 @@ def require_installed() -> None:
         ) from error
 
 
-def captured(graph: Graph, signature: Signature) -> torch.fx.GraphModule:
-    """The graph traced by torch.export at its static shapes, numbers as constants: what a quantiser works on.
+def captured(module: torch.nn.Module, inputs: Inputs) -> torch.fx.GraphModule:
+    """A module traced by torch.export at the shapes of `inputs`, numbers as constants: what a quantiser works on.
 
     Every node keeps the modules it came from (`nn_module_stack`).
     """
     require_installed()
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
-    inputs = example(signature)
     with torch.no_grad(), quiet():
-        module = constant_prop_pass(torch.export.export(graph, inputs, strict=False)).module()
-        assert isinstance(module, torch.fx.GraphModule)
-        numbers_as_constants(module)
-        distinct_operands(module)
-    return module
+        made = constant_prop_pass(torch.export.export(module, inputs, strict=False)).module()
+        assert isinstance(made, torch.fx.GraphModule)
+        numbers_as_constants(made)
+        distinct_operands(made)
+    return made
 
 
-def lower(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], partitioners: Sequence[Any] | None = None
-) -> tuple[Any, Delegated]:
+def lower(module: torch.nn.Module, inputs: Inputs, partitioners: Sequence[Any] | None = None) -> tuple[Any, Delegated]:
     """An ExecutorchProgramManager, and what its delegates took.
 
     Args:
-        module: a graph, or what `captured` or a quantiser made of it.
+        module: a module, or what `captured` or a quantiser made of one.
         inputs: of the right shapes.
         partitioners: of the delegates, in their order; XNNPACK's without it.
+
+    Raises:
+        UserError: executorch is not installed, or has no kernel for what the delegates left.
     """
+    traced = module if isinstance(module, torch.fx.GraphModule) else captured(module, inputs)
+    with torch.no_grad(), quiet():
+        return finished(edge_program(torch.export.export(traced, inputs, strict=False), partitioners))
+
+
+def edge_program(program: torch.export.ExportedProgram, partitioners: Sequence[Any] | None = None) -> Any:
+    """An EdgeProgramManager whose delegates have taken what they take."""
     require_installed()
     from executorch.backends.xnnpack._passes.remove_noop_expand_copy_pass import RemoveNoopExpandCopyPass
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
-    with torch.no_grad(), quiet():
-        program = torch.export.export(module, inputs, strict=False)
-        edge = to_edge_transform_and_lower(
-            program,
-            transform_passes=[RemoveNoopExpandCopyPass()],
-            partitioner=list(partitioners) if partitioners is not None else [XnnpackPartitioner()],
-            compile_config=EdgeCompileConfig(_check_ir_validity=False),
-        )
-        found = delegated(edge.exported_program().graph_module)
-        return edge.to_executorch(ExecutorchBackendConfig()), found
+    return to_edge_transform_and_lower(
+        program,
+        transform_passes=[RemoveNoopExpandCopyPass()],
+        partitioner=list(partitioners) if partitioners is not None else [XnnpackPartitioner()],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+    )
+
+
+def finished(edge: Any) -> tuple[Any, Delegated]:
+    """The program of an EdgeProgramManager, and what its delegates took."""
+    found = delegated(edge.exported_program().graph_module)
+    try:
+        return edge.to_executorch(), found
+    except RuntimeError as error:
+        if "out variant" not in str(error):
+            raise
+        left = "; ".join(sorted({f"{row.operator} in {row.module or 'the part itself'}" for row in found.outside}))
+        raise UserError(
+            f"ExecuTorch has no kernel for an operator that its delegate left: {str(error).strip().splitlines()[0]} "
+            f"What was left: {left}.",
+            remedy="Write the module in other operations (edgefusion/export/legal), or take another engine.",
+            exit_code=3,
+        ) from error
 
 
 def write(program: Any, path: Path) -> list[Path]:
@@ -90,6 +110,12 @@ def write(program: Any, path: Path) -> list[Path]:
         program.write_to_file(file)
         file.flush()
         os.fsync(file.fileno())
+    return [path]
+
+
+def write_delegation(found: Delegated, path: Path) -> list[Path]:
+    """Write beside a program what its delegates took and what they left, as JSON; the files."""
+    path.write_text(json.dumps(found.facts(), indent=1) + "\n", encoding="utf-8")
     return [path]
 
 

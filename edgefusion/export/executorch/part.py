@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from edgefusion.export.executorch.int8 import quantised
-from edgefusion.export.executorch.lower import FILE, captured, lower, write
+from edgefusion.export.executorch.lower import DELEGATION, FILE, captured, lower, write, write_delegation
 from edgefusion.export.graphs import Graph, example, load_graph
 from edgefusion.export.legal import tiling
 from edgefusion.export.legal.every import legalise
@@ -32,13 +32,14 @@ def make_part(
         prompts: how many prompts `inputs` come from.
     """
     signature, recipe = plan.signatures[name], plan.part(name)
-    module, quantization = captured(legal_graph(plan, name), signature), None
+    zeros = example(signature)
+    module, quantization = captured(legal_graph(plan, name), zeros), None
     if recipe.precision == "int8":
         rows = [_positional(row, signature) for row in inputs]
         others = [_positional(row, signature) for row, _ in judging[:WORST_ROWS]]
         module, quantization = quantised(module, name, recipe.keep_high, rows, others, prompts)
-    program, _ = lower(module, example(signature))
-    return write(program, folder / FILE), quantization
+    program, found = lower(module, zeros)
+    return write(program, folder / FILE) + write_delegation(found, folder / DELEGATION), quantization
 
 
 def legal_graph(plan: Plan, name: PartName) -> Graph:
