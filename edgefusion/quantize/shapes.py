@@ -9,8 +9,10 @@ SMALL_BYTES = 4096
 
 
 def shaped(model: Any) -> Any:
-    """An onnx.ModelProto like `model` with the shape of every tensor in it; the weights are not copied into protobuf's
-    2 GiB on the way, but held aside."""
+    """An onnx.ModelProto like `model` with the shape of every tensor in it, found anew.
+
+    The weights are not copied into protobuf's 2 GiB on the way, but held aside.
+    """
     import onnx
     from onnx import TensorProto
 
@@ -19,6 +21,7 @@ def shaped(model: Any) -> Any:
     for row in large:
         row.ClearField("raw_data")
         row.data_location = TensorProto.EXTERNAL
+    del model.graph.value_info[:]
     made = onnx.shape_inference.infer_shapes(model, data_prop=True)
     for row in [*large, *made.graph.initializer]:
         if row.name in held:

@@ -26,6 +26,35 @@ def named(model: Any) -> Any:
     return model
 
 
+def signed(model: Any) -> Any:
+    """Pairs of uint8 with zero point 0, which NNCF makes where it saw nothing below zero, in int8 (in place).
+
+    The scale grows by 255/127: the range stays, a bit is lost.
+    """
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
+
+    constants = {row.name: row for row in model.graph.initializer}
+    made: dict[tuple[str, str], tuple[str, str]] = {}
+    for node in model.graph.node:
+        if node.op_type not in PAIR or len(node.input) < 3:
+            continue
+        scale, point = (constants.get(name) for name in node.input[1:3])
+        if scale is None or point is None or point.data_type != TensorProto.UINT8:
+            continue
+        zero = numpy_helper.to_array(point)
+        if node.input[0] in constants or np.any(zero):
+            continue
+        key = (scale.name, point.name)
+        if key not in made:
+            made[key] = (f"{scale.name}/signed", f"{point.name}/signed")
+            wider = (numpy_helper.to_array(scale) * np.float32(255 / 127)).astype(np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(wider, made[key][0]))
+            model.graph.initializer.append(numpy_helper.from_array(zero.astype(np.int8), made[key][1]))
+        node.input[1], node.input[2] = made[key]
+    return model
+
+
 def faults(model: Any) -> list[Fault]:
     """Pairs of an onnx.ModelProto that TensorRT would refuse, or compute otherwise than ONNX Runtime does."""
     import numpy as np

@@ -23,7 +23,7 @@ def for_board(model: Any, device: Device, where: Path | str) -> Any:
             its module and the remedy), or the device does not say which TensorRT it has.
     """
     release = operators.release_on(device)
-    made = shaped(model)
+    made = shaped(eight_bits.signed(model))
     if made.ByteSize() < LARGEST_BYTES:
         made = clean.cleaned(made)
     made = eight_bits.named(lowered(made, release))
