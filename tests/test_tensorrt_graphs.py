@@ -228,13 +228,15 @@ def test_quantised_about_zero_passes_and_otherwise_not() -> None:
         helper.make_node("Sigmoid", ["x"], ["s"], "conv_in/sigmoid"),
         helper.make_node("Conv", ["s", "w"], ["y"], "conv_in/conv", kernel_shape=[3], pads=[1, 1]),
     ]
-    graph = model(nodes, {"w": RNG.normal(size=(8, 8, 3)).astype(np.float32)})
+    weights = {"w": RNG.normal(size=(8, 8, 3)).astype(np.float32)}
+    graph = model(nodes, weights)
     made, facts = portable.quantised(graph, Scheme("int8"), [FEEDS], 1, symmetric=True)
     ready = for_board(made, board("10.3"), "unet")
     assert sum(node.op_type == "DequantizeLinear" for node in ready.graph.node) == 2
     assert all(node.name.startswith("conv_in/") for node in ready.graph.node)
     assert "activations symmetric" in facts.method and facts.layers == 1
     assert 0 < np.abs(run(ready) - run(graph)).max() < 0.1
-    other, _ = portable.quantised(graph, Scheme("int8"), [FEEDS], 1)
+    plain = model([helper.make_node("Conv", ["x", "w"], ["y"], "conv_in/conv", kernel_shape=[3], pads=[1, 1])], weights)
+    other, _ = portable.quantised(plain, Scheme("int8"), [FEEDS], 1)
     with pytest.raises(UserError, match=r"Linear in conv_in is not int8 with zero point 0"):
         for_board(other, board("10.3"), "unet")
