@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +20,7 @@ OPTIMISE = "3"
 """htp_graph_finalization_optimization_mode. With 1 the compiler of SDK 2.51 turns U-Nets into noise that 2 and 3 draw
 right; which one is right is never taken on trust, see export/qnn."""
 REFUSED = re.compile(r"Unsupported nodes in QNN EP: (\{.*\})")
+_ONE_AT_A_TIME = threading.Lock()
 NODE = re.compile(r"\{ name: (.*?), type: (\w+) \}")
 
 
@@ -110,6 +116,21 @@ def session_options(
         options.add_session_config_entry(key, value)
     options.add_provider_for_devices([device], {"backend_path": plugin.get_qnn_htp_path(), **soc.options(), **more})
     return options
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """What the SDK's libraries print to the standard output while they are loaded goes nowhere: others read that."""
+    with _ONE_AT_A_TIME:
+        sys.stdout.flush()
+        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 1)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def refused_nodes(log: str) -> list[tuple[str, str]]:

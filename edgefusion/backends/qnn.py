@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgefusion.backends._available import available_mib
 from edgefusion.backends._cache import Cache
 from edgefusion.backends._layer import Layer
-from edgefusion.backends._qnn_session import Soc, device_of, refused_nodes, sdk, sdk_version, session_options
+from edgefusion.backends._qnn_session import Soc, device_of, refused_nodes, sdk, sdk_version, session_options, unheard
 from edgefusion.backends._signature import agree
 from edgefusion.backends.onnxruntime import DTYPES, Engine
 from edgefusion.spec.bundle import Part
@@ -60,7 +60,19 @@ def compile_context(source: Path, folder: Path, soc: Soc, **options: str) -> Com
     available = available_mib()
     if available is not None and available < need:
         raise _too_little(f"compiling needs about {need} MiB of memory; {available} MiB are available.", source)
-    job = {"source": str(source), "target": str(folder / FILE), "soc": dataclasses.asdict(soc), "options": options}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".compiling-") as scratch:
+        job = {"source": str(source), "target": str(Path(scratch) / FILE), "soc": dataclasses.asdict(soc)}
+        made = _compiled({**job, "options": options}, source)
+        for path in Path(scratch).iterdir():
+            path.rename(folder / path.name)
+    facts = {"sdk": made["sdk"], **dataclasses.asdict(soc)}
+    (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    files = [folder / FILE, *sorted(folder.glob("*.bin")), folder / FACTS]
+    return Compiled(files, made["seconds"], made["peak_mib"])
+
+
+def _compiled(job: dict[str, Any], source: Path) -> dict[str, Any]:
+    """What the compiler says of its work, in a process of its own."""
     child = subprocess.run(
         [sys.executable, "-m", "edgefusion.backends._qnn_compile", json.dumps(job)],
         capture_output=True,
@@ -70,11 +82,8 @@ def compile_context(source: Path, folder: Path, soc: Soc, **options: str) -> Com
     )
     if child.returncode != 0:
         raise _failure(child.returncode, child.stderr, source)
-    made = json.loads(child.stdout.strip().splitlines()[-1])
-    facts = {"sdk": made["sdk"], **dataclasses.asdict(soc), "source": source.name}
-    (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    files = [folder / FILE, *sorted(folder.glob("*.bin")), folder / FACTS]
-    return Compiled(files, made["seconds"], made["peak_mib"])
+    made: dict[str, Any] = json.loads(child.stdout.strip().splitlines()[-1])
+    return made
 
 
 def load(
@@ -178,7 +187,8 @@ def _session(model: Path, provider: str, threads: int | None, **more: str) -> An
         _require_board(soc, model)
     options = session_options(ort, plugin, device, soc, more, threads=threads)
     try:
-        return ort.InferenceSession(str(model), sess_options=options)
+        with unheard():
+            return ort.InferenceSession(str(model), sess_options=options)
     except Exception as error:  # onnxruntime raises a dozen classes of its own, all with the reason in the text
         raise UserError(
             f"the NPU's runtime cannot load this context: {_first_line(error)}.",

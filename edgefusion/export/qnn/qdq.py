@@ -19,6 +19,7 @@ from edgefusion.export.qnn.graph import FLOATS, constant, new_constant
 from edgefusion.export.qnn.grids import Grid, activation_grids, per_channel, spanning
 from edgefusion.export.qnn.ranges import Range
 
+OPSET = 21  # QuantizeLinear to uint16
 LAYERS = ("Conv", "Gemm", "MatMul")
 NORMS = ("LayerNormalization", "InstanceNormalization")
 IN_FLOAT = ("GroupNormalization",)
@@ -45,6 +46,7 @@ def quantise(model: ir.Model, ranges: Mapping[str, Range], weights: Weights, kep
         weights: how weights are quantised.
         kept: names of nodes whose weights stay in float; the NPU computes them in float16.
     """
+    model.graph.opset_imports[""] = max(OPSET, model.graph.opset_imports[""])
     return _Quantiser(model, activation_grids(model, ranges), weights, frozenset(kept)).all()
 
 
