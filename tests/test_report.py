@@ -80,3 +80,38 @@ def test_the_peers_are_told_in_their_order_against_the_int8_row(tmp_path: Path) 
     assert "| somebody | 20.00 | 10.0 | 40.0 | 1000 | 400 |" in filled
     assert "medians of 1 to 3 fresh processes" in filled
     assert "Left out: gone: it does not install here.\n" in filled
+
+
+def test_the_target_table_says_executed_of_records_alone(tmp_path: Path) -> None:
+    def put(device: str, engine: str, db: float, *, produced: bool) -> None:
+        parts = {"unet": {"format": "onnx", "precision": "fp32", "activations": "fp16", "psnr_db": 99.0}}
+        made = {"seconds": 30.2, "peak_mib": 700.0, "size_bytes": 2**20, "parts": parts} if produced else None
+        stage = {"stage": "picture", "psnr_db": db, "floor_db": 40.0}
+        ran = {"engine": engine, "version": "1.2", "unit": "cpu", "golden": [stage]}
+        facts = {
+            "target": "jetson",
+            "device": device,
+            "machine": f"a {device}",
+            "made": "2026-11-21",
+            "edgefusion": "0",
+        }
+        facts |= {"student": "s", "bundle_sha256": "0", "produced": made, "executed": [ran]}
+        (tmp_path / "targets/jetson").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"targets/jetson/{device}.json").write_text(json.dumps(facts), "utf-8")
+
+    def row() -> list[str]:
+        text = fill("<!-- figures: targets -->\n<!-- end -->\n", tmp_path, "page.md")
+        return next(line for line in text.splitlines() if line.startswith("| `jetson` |")).split(" | ")[4:]
+
+    assert row() == ["no record", "no record", "not executed |"]
+    put("this-machine", "onnxruntime", 50.0, produced=True)
+    here = f"[1.0 MiB in 30 s]({tmp_path.name}/targets/jetson/this-machine.json)"
+    same = "not executed in tensorrt; the same graphs in onnxruntime 1.2 on cpu, 50.0 dB"
+    assert row() == [here, same, "not executed |"]
+    put("jetson-orin-nano-8gb", "tensorrt", 39.0, produced=False)
+    assert row()[2] == "not executed |", "a golden below its floor is not an execution"
+    put("jetson-orin-nano-8gb", "tensorrt", 41.0, produced=False)
+    assert row()[2].startswith("[a jetson-orin-nano-8gb: tensorrt 1.2 on cpu, 41.0 dB](")
+    (tmp_path / "targets/jetson/mine.json").write_text((tmp_path / "targets/jetson/this-machine.json").read_text())
+    with pytest.raises(UserError, match="mine.json: is the record of jetson on this-machine"):
+        row()

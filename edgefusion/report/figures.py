@@ -13,6 +13,7 @@ from pathlib import Path
 from edgefusion.report.full_size import cost_growth, export_cost, ladder, unet_step
 from edgefusion.report.peers import peers
 from edgefusion.report.records import read, table
+from edgefusion.report.targets import targets
 from edgefusion.report.tiling import tiling_shapes
 from edgefusion.report.training import distill_speed, zoo_claims, zoo_quantised
 from edgefusion.spec.errors import UserError
@@ -83,6 +84,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "zoo-quantised": zoo_quantised,
     "zoo-claims": zoo_claims,
     "tiling-shapes": tiling_shapes,
+    "targets": targets,
 }
 
 
