@@ -14,6 +14,9 @@ from edgefusion.export.qnn.graph import FLOATS
 from edgefusion.export.qnn.ranges import Range
 
 SMALLEST_RANGE = 1e-6
+ROOM = 1.5
+"""Half as much again as the calibrated calls reached: of 65,536 steps that costs half a bit, and a call that goes beyond
+is not cut off. On zoo:emoji's U-Net 1.0 gave 39.5 dB in the worst of 16 calls, 1.25, 1.5 and 2.0 all 46.4."""
 ZERO_TO_ONE = 65536.0
 """Of a sigmoid in sixteen bits the NPU takes one grid only: scale 1/65536, zero 0."""
 
@@ -77,7 +80,8 @@ def activation_grids(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, 
         elif node is not None and node.op_type == "Sigmoid":
             found[str(value.name)] = Grid(np.asarray(np.float32(1 / ZERO_TO_ONE)), 0, "uint16")
         else:
-            found[str(value.name)] = spanning(*ranges[str(value.name)], "uint16")
+            low, high = ranges[str(value.name)]
+            found[str(value.name)] = spanning(ROOM * low, ROOM * high, "uint16")
     return found
 
 
