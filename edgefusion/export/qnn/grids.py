@@ -15,8 +15,8 @@ from edgefusion.export.qnn.ranges import Range
 
 SMALLEST_RANGE = 1e-6
 ROOM = 1.5
-"""Half as much again as the calibrated calls reached: of 65,536 steps that costs half a bit, and a call that goes beyond
-is not cut off. On zoo:emoji's U-Net 1.0 gave 39.5 dB in the worst of 16 calls, 1.25, 1.5 and 2.0 all 46.4."""
+"""Half as much again as the calibrated calls reached: of 65,536 steps that costs half a bit, and a call that goes
+beyond is not cut off. On zoo:emoji's U-Net 1.0 gave 39.5 dB in the worst of 16 calls, 1.25, 1.5 and 2.0 all 46.4."""
 ZERO_TO_ONE = 65536.0
 """Of a sigmoid in sixteen bits the NPU takes one grid only: scale 1/65536, zero 0."""
 

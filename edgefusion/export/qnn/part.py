@@ -134,7 +134,8 @@ def _best(
     told = ", ".join(f"{row[1].words}: {row[0]:.1f} dB" for row in tried)
     facts = Quantization(
         engine="edgefusion",
-        method=f"activations uint16 per tensor, least to greatest and half as much again; weights {weights.words} (on the CPU, {told})",
+        method=f"activations uint16 per tensor, least to greatest and half as much again; weights {weights.words} "
+        f"(on the CPU, {told})",
         prompts=prompts,
         samples=len(inputs),
         layers=layers,
