@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 MIB = 2**20
 LET_GO = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
-MAPPED_MIB = 64  # letting go costs finding the pages again, so not at every look
-PAUSE_S = 0.02
+MAPPED_MIB = 32  # letting go costs finding the pages again, so not at every look
+PAUSE_S = 0.01
 
 
 class Mapped:
