@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgefusion.report.peers import PEERS_RECORD
+from edgefusion.report.peers import COMMAND, PEERS_RECORD
 from edgefusion.report.records import read, table
 
 STEP_RECORD = "this-machine/unet-step.json"
@@ -19,7 +19,7 @@ REFERENCE_PX = 512
 def ladder(profiles: Path) -> str:
     """One row a technique, each with those above it, and what it does to the zoo's pictures."""
     if not (profiles / PEERS_RECORD).is_file():
-        return "Not measured on this machine yet: `python tests/benchmarks/peers/measure.py`.\n"
+        return _absent(COMMAND)
     record = read(profiles / PEERS_RECORD)
     near = _zoo_psnr(profiles)
     rows, first, before = [], None, None
@@ -51,6 +51,8 @@ def ladder(profiles: Path) -> str:
 
 def unet_step(profiles: Path) -> str:
     """One step in every precision."""
+    if not (profiles / STEP_RECORD).is_file():
+        return _absent("python tests/benchmarks/unet_step.py")
     record = read(profiles / STEP_RECORD)
     rows = [
         [row["name"], f"{row['seconds']:.2f}", f"{row['ratio']:.2f}", f"{row['peak_mib']:.0f}"]
@@ -62,6 +64,8 @@ def unet_step(profiles: Path) -> str:
 
 def cost_growth(profiles: Path) -> str:
     """Time and memory over picture size and steps, beside the arithmetic."""
+    if not (profiles / GROWTH_RECORD).is_file():
+        return _absent("python tests/benchmarks/cost_growth.py")
     record = read(profiles / GROWTH_RECORD)
     like = {row["steps"]: row["ps_per_mac"] for row in record["rows"] if row["px"] == REFERENCE_PX}
     rows = []
@@ -76,6 +80,8 @@ def cost_growth(profiles: Path) -> str:
 
 def export_cost(profiles: Path) -> str:
     """Stages of the full-size export to int8."""
+    if not (profiles / EXPORT_RECORD).is_file():
+        return _absent("python tests/benchmarks/export_full.py")
     record = read(profiles / EXPORT_RECORD)
     seconds, peaks = record["stages"]["seconds"], record["stages"]["peak_mib"]
     rows = [[name, f"{value:.0f}", f"{peaks[name]:.0f}"] for name, value in seconds.items()]
@@ -85,6 +91,10 @@ def export_cost(profiles: Path) -> str:
         f"{record['machine']}.\n"
     )
     return table(["stage", "s", "peak memory so far, MiB"], rows) + note
+
+
+def _absent(command: str) -> str:
+    return f"Not measured on this machine yet: `{command}`.\n"
 
 
 def _zoo_psnr(profiles: Path) -> dict[str, str]:
