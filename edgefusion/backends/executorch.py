@@ -27,7 +27,8 @@ from edgefusion.spec.errors import UserError
 
 OLDEST = (1, 4)
 METHOD = "forward"
-LOG = threading.Lock()
+LOCK = threading.Lock()
+"""Parts are loaded side by side. Imports, the native log and loading itself are for one thread at a time."""
 DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 5: "float16", 6: "float32"}
 """c10::ScalarType, as the metadata of a program has it."""
 
@@ -69,7 +70,8 @@ def load(
         UserError: executorch is not here or too old, this build of it lacks the delegate that the program was lowered
             for, or the file is not a program that it can run.
     """
-    runtime, torch = sdk()
+    with LOCK:
+        runtime, torch = sdk()
     _require_cpu(provider)
     if model.suffix != ".pte":
         raise UserError(
@@ -81,7 +83,7 @@ def load(
         _set_threads(threads)
     said: list[str] = []
     try:
-        with _native_log(said):
+        with LOCK, _native_log(said):
             program = runtime.Runtime.get().load_program(model)
             meta = program.metadata(METHOD)
             given, made = _tensors(meta, "input"), _tensors(meta, "output")
@@ -162,9 +164,9 @@ def _refused(model: Path, runtime: Any, said: list[str], error: RuntimeError) ->
 @contextlib.contextmanager
 def _native_log(lines: list[str]) -> Iterator[None]:
     """Put what the runtime writes to the process's standard error meanwhile into `lines`: it has no other way to say
-    why a program does not load, and says much about the processor when one does. A thread at a time.
+    why a program does not load, and says much about the processor when one does. Under LOCK.
     """
-    with LOG, tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
