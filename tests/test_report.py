@@ -85,7 +85,7 @@ def test_the_peers_are_told_in_their_order_against_the_int8_row(tmp_path: Path) 
 def test_the_target_table_says_executed_of_records_alone(tmp_path: Path) -> None:
     def put(device: str, engine: str, db: float, *, produced: bool) -> None:
         parts = {"unet": {"format": "onnx", "precision": "fp32", "activations": "fp16", "psnr_db": 99.0}}
-        made = {"seconds": 30.2, "peak_mib": 700.0, "size_bytes": 2**20, "parts": parts} if produced else None
+        made = {"peak_mib": 700.0, "size_bytes": 2**20, "parts": parts} if produced else None
         stage = {"stage": "picture", "psnr_db": db, "floor_db": 40.0}
         ran = {"engine": engine, "version": "1.2", "unit": "cpu", "golden": [stage]}
         facts = {
@@ -105,7 +105,7 @@ def test_the_target_table_says_executed_of_records_alone(tmp_path: Path) -> None
 
     assert row() == ["no record", "no record", "not executed |"]
     put("this-machine", "onnxruntime", 50.0, produced=True)
-    here = f"[1.0 MiB in 30 s]({tmp_path.name}/targets/jetson/this-machine.json)"
+    here = f"[1.0 MiB, peak memory 700 MiB]({tmp_path.name}/targets/jetson/this-machine.json)"
     same = "not executed in tensorrt; the same graphs in onnxruntime 1.2 on cpu, 50.0 dB"
     assert row() == [here, same, "not executed |"]
     put("jetson-orin-nano-8gb", "tensorrt", 39.0, produced=False)

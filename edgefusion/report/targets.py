@@ -87,7 +87,8 @@ def _engine(recipe: Recipe) -> str:
 def _produced(record: TargetRecord | None) -> str:
     if record is None or record.produced is None:
         return UNKNOWN
-    return f"{record.produced.size_bytes / 2**20:.1f} MiB in {record.produced.seconds:.0f} s"
+    peak = f", peak memory {record.produced.peak_mib:.0f} MiB" if record.produced.peak_mib else ""
+    return f"{record.produced.size_bytes / 2**20:.1f} MiB{peak}"
 
 
 def _here(recipe: Recipe, record: TargetRecord | None) -> str:

@@ -26,10 +26,12 @@ class ProducedPart(Strict):
 
 
 class Produced(Strict):
-    """The export: a whole bundle came of it."""
+    """The export: a whole bundle came of it. `peak_mib`: of its memory; None where the bundle was there already.
 
-    seconds: float
-    peak_mib: float
+    Times are not noted here: this runs on machines that do other things too.
+    """
+
+    peak_mib: float | None
     size_bytes: int
     parts: dict[str, ProducedPart]
 

@@ -60,8 +60,7 @@ def recorded(target: str, out: Path) -> TargetRecord:
         for name, part in manifest.parts.items()
     }
     produced = Produced(
-        seconds=round(sum(facts["seconds"].values()), 1),
-        peak_mib=max(facts["peak_mib"].values(), default=0.0),
+        peak_mib=max(facts["peak_mib"].values(), default=None),
         size_bytes=facts["size_bytes"],
         parts=dict(parts),
     )
