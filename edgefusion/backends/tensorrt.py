@@ -7,6 +7,7 @@ Written from the public Python API; whether it was executed on a board is told b
 from __future__ import annotations
 
 import statistics
+import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,8 +29,10 @@ from edgefusion.spec.errors import UserError
 if TYPE_CHECKING:
     import tensorrt
 
+read_profile = _trtexec.read  # of files that trtexec wrote
 JETSON = Path("/etc/nv_tegra_release")
 WORKSPACE_MIB = 1024  # where nobody says how much is free
+_ONE_AT_A_TIME = threading.Lock()  # an engine's bytes and a builder's scratch are in the memory that all share
 NARROWER = {("int64", "int32")}  # what TensorRT 8 makes of an int64 input: token ids and timesteps fit
 
 
@@ -114,13 +117,14 @@ def load(
             compute capability, or too little memory.
     """
     sdk()
-    cuda = open_cuda()
-    if cache is None:
-        return _engine(plan_of(model, part, cuda, workspace_mib=WORKSPACE_MIB), part, model, cuda)
-    entry = _entry(cache, part, cuda)
-    if not entry.is_whole():
-        raise no_engine(cache, entry, model)
-    return _engine(entry.use(ENGINE).read_bytes(), part, model, cuda)
+    with _ONE_AT_A_TIME:
+        cuda = open_cuda()
+        if cache is None:
+            return _engine(plan_of(model, part, cuda, workspace_mib=WORKSPACE_MIB), part, model, cuda)
+        entry = _entry(cache, part, cuda)
+        if not entry.is_whole():
+            raise no_engine(cache, entry, model)
+        return _engine(entry.use(ENGINE).read_bytes(), part, model, cuda)
 
 
 def build(model: Path, part: Part, cache: Cache, *, workspace_mib: int, again: bool = False) -> tuple[Path, bool]:
@@ -252,7 +256,8 @@ def sdk() -> str:
             f"TensorRT is not installed for this Python ({error}).",
             where="tensorrt",
             remedy="On a Jetson: sudo apt install nvidia-jetpack, and a virtual environment made with "
-            "--system-site-packages by the system's Python. Elsewhere: --backend onnxruntime.",
+            "--system-site-packages by the system's Python; JetPack 5's is 3.8, so that NVIDIA's bindings have to be "
+            "compiled for 3.10 there (github.com/NVIDIA/TensorRT, python/). Elsewhere: --backend onnxruntime.",
             exit_code=4,
         ) from error
     version = str(tensorrt.__version__)
