@@ -20,8 +20,10 @@ from edgefusion.backends._mapped import Mapped
 from edgefusion.check import check
 from edgefusion.cli import run
 from edgefusion.runtime import Cancelled, Pipeline, command, memory, parts
+from edgefusion.runtime.known import FOLDER, open_known
 from edgefusion.runtime.place import cache_folder, user_cache
 from edgefusion.runtime.psnr import psnr_db
+from edgefusion.spec import opened
 from edgefusion.spec.bundle import Manifest
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import open_bundle
@@ -228,7 +230,7 @@ def test_the_command_makes_several_and_takes_the_new_options(
     assert list(report["more"][0]["stages_ms"]) == ["text", "step 1", "step 2", "decode", "save"]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"out.png", "out-2.png", "out-3.png", "kept", "steps", "steps-2", "steps-3"}
-    assert len(os.listdir(tmp_path / "kept")) == 3
+    assert len(os.listdir(tmp_path / "kept")) == 3 + 1  # a graph a part, and what was hashed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux alone")
@@ -247,3 +249,44 @@ def test_mapped_weights_do_not_stay_in_memory_while_they_are_packed(tmp_path: Pa
         pass
     assert resident_bytes() < size // 8
     assert int(mapped.array.sum(dtype=np.uint64)) == total
+
+
+class TestKnown:
+    """A bundle that was hashed before is not hashed again, unless a file of it was touched."""
+
+    def test_what_was_hashed_is_not_hashed_again(
+        self, tiny_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bundle = open_known(tiny_copy, tmp_path / "cache")
+        monkeypatch.setattr(opened, "sha256_of", None)  # to hash would fail
+        assert open_known(tiny_copy, tmp_path / "cache") == bundle
+        with pytest.raises(TypeError):
+            open_known(tiny_copy, None)
+        with pytest.raises(TypeError):
+            open_known(tiny_copy, tmp_path / "other")
+
+    def test_changed_content_is_found_behind_an_old_time(self, tiny_copy: Path, tmp_path: Path) -> None:
+        open_known(tiny_copy, tmp_path)
+        file = tiny_copy / "unet" / "model.onnx"
+        before, content = file.stat(), bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert file.stat().st_size == before.st_size and file.stat().st_mtime_ns == before.st_mtime_ns
+        with pytest.raises(UserError, match="has changed"):
+            open_known(tiny_copy, tmp_path)
+
+    @pytest.mark.parametrize("content", ["{", "[]", '{"x": 1}'])
+    def test_a_spoiled_note_is_made_again(self, tiny_copy: Path, tmp_path: Path, content: str) -> None:
+        open_known(tiny_copy, tmp_path)
+        (note,) = (tmp_path / FOLDER).iterdir()
+        whole = note.read_text(encoding="utf-8")
+        note.write_text(content, encoding="utf-8")
+        open_known(tiny_copy, tmp_path)
+        assert note.read_text(encoding="utf-8") == whole
+
+    def test_a_missing_file_is_missing(self, tiny_copy: Path, tmp_path: Path) -> None:
+        open_known(tiny_copy, tmp_path)
+        (tiny_copy / "unet" / "model.onnx").unlink()
+        with pytest.raises(UserError, match="is missing"):
+            open_known(tiny_copy, tmp_path)

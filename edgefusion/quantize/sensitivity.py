@@ -21,7 +21,8 @@ from edgefusion.runtime.psnr import IDENTICAL_DB, psnr_db
 CARRIERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Concat", "StridedSlice")
 """Operations that only carry values: a quantiser before one of them belongs to the layer after it."""
 
-PROBED_BYTES = 256 * 2**20  # of outputs at a time; of a full-size U-Net all layers' are 1.4 GB a call
+PROBED_BYTES = 256 * 2**20  # of outputs at a time
+PORTIONS = 4  # more calls than fit in so many portions are not looked at: each runs the graph again
 
 
 def layer_sqnr(plain: Any, made: Any, inputs: Sequence[Arrays]) -> dict[str, float]:
@@ -32,12 +33,18 @@ def layer_sqnr(plain: Any, made: Any, inputs: Sequence[Arrays]) -> dict[str, flo
     Args:
         plain: the float openvino.Model.
         made: the quantised one, its operations under the same names.
-        inputs: of some calls of the part.
+        inputs: of some calls of the part; of a large one the first alone are run.
     """
-    there = {op.get_friendly_name(): op for op in operations(plain)}
+    there = {
+        op.get_friendly_name(): int(np.prod(op.get_output_shape(0))) * 4
+        for op in operations(plain)
+        if op.get_type_name() in WEIGHTED
+    }
     names = [op.get_friendly_name() for op in operations(made) if op.get_type_name() in WEIGHTED]
+    sizes = {name: there[name] for name in names if name in there}
+    inputs = inputs[: max(1, PORTIONS * PROBED_BYTES // max(1, sum(sizes.values())))]
     found: dict[str, float] = {}
-    for some in _portions([name for name in names if name in there], there, len(inputs)):
+    for some in _portions(sizes, len(inputs)):
         rows = _outputs(plain, some, inputs)
         others = _outputs(made, some, inputs)
         for index, name in enumerate(some):
@@ -114,17 +121,16 @@ def compiled(model: Any) -> Callable[[Arrays], Arrays]:
     return lambda feeds: dict(zip(names, graph(feeds).values(), strict=True))
 
 
-def _portions(names: Sequence[str], there: Mapping[str, Any], rows: int) -> Iterator[list[str]]:
+def _portions(sizes: Mapping[str, int], rows: int) -> Iterator[list[str]]:
     """The names in order, as many at a time as have PROBED_BYTES of outputs over all rows."""
     some: list[str] = []
     size = 0
-    for name in names:
-        own = int(np.prod(there[name].get_output_shape(0))) * 4 * rows
-        if some and size + own > PROBED_BYTES:
+    for name, own in sizes.items():
+        if some and size + own * rows > PROBED_BYTES:
             yield some
             some, size = [], 0
         some.append(name)
-        size += own
+        size += own * rows
     if some:
         yield some
 

@@ -14,9 +14,9 @@ from typing import Annotated, Any, overload
 import typer
 
 from edgefusion.runtime import image
+from edgefusion.runtime.known import opened
 from edgefusion.runtime.pipeline import Pipeline, Settings
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.opened import open_bundle
 from edgefusion.spec.recipe import Activations
 
 
@@ -86,7 +86,7 @@ def main(
     count: Annotated[
         int, typer.Option(min=1, help="Pictures, with seeds counted up; the second is out-2.png, and so on.")
     ] = 1,
-    verify: Annotated[bool, typer.Option(help="Hash every file of the bundle first.")] = True,
+    verify: Annotated[bool, typer.Option(help="Hash first what was not hashed before as it lies there.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Make a picture from a bundle and a prompt, with no torch."""
@@ -96,10 +96,10 @@ def main(
             _make_folder(_numbered(preview_dir, number))
     clock = Clock()
     with clock.stage("verify"):
-        opened = open_bundle(bundle, verify=verify)
+        whole = opened(bundle, verify=verify, cache=cache or not no_cache)
     with clock.stage("load"):
         pipeline = Pipeline(
-            opened,
+            whole,
             backend=backend,
             provider=provider,
             threads=threads,

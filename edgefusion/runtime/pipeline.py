@@ -17,12 +17,13 @@ from PIL import Image
 from edgefusion.runtime import image
 from edgefusion.runtime.conditions import Text, check_negative, chosen_scale, encode, predictor
 from edgefusion.runtime.fitting import require_fit
+from edgefusion.runtime.known import opened
 from edgefusion.runtime.parts import Parts
 from edgefusion.runtime.sampler import Latents, Step, draw_noise, sample
 from edgefusion.runtime.tokenizer import Tokenizer, Tokens
 from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.opened import MANIFEST, Bundle, open_bundle
+from edgefusion.spec.opened import MANIFEST, Bundle
 from edgefusion.spec.recipe import Activations
 
 
@@ -45,7 +46,7 @@ class Pipeline:
         backend: an engine, the name of a file in edgefusion/backends; without it the bundle's own.
         provider: which unit the engine runs on, by the engine's name for it.
         threads: threads inside an operator; None leaves it to the engine.
-        verify: hash every file of the bundle first.
+        verify: hash every file of the bundle first; with a cache, those that were not hashed before as they lie there.
         low_memory: hold one part in memory at a time, loaded when its turn comes.
         cache: True keeps compiled graphs in the user's cache folder, a path there, False not at all.
         activations: compute in this type where the engine has a choice, instead of the manifest's.
@@ -68,7 +69,7 @@ class Pipeline:
         cache: bool | Path | str = True,
         activations: Activations | None = None,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify=verify)
+        self.bundle = bundle if isinstance(bundle, Bundle) else opened(bundle, verify=verify, cache=cache)
         manifest = self.bundle.manifest
         require_fit(manifest, str(self.bundle.folder / MANIFEST))
         self._tokenizer = Tokenizer(self.bundle.path(manifest.tokenizer.file), manifest.tokenizer)
