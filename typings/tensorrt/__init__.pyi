@@ -1,5 +1,5 @@
-"""What edgefusion uses of TensorRT's Python API, 8.5 to 10.x, written after the public reference
-(https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/index.html) for mypy alone: TensorRT is on boards.
+"""What edgefusion uses of TensorRT's Python API, 8.5 to 10.x, for mypy alone: TensorRT is on boards. Written after
+https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/index.html
 
 Nothing here is executed or installed.
 """
