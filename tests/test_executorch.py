@@ -19,6 +19,7 @@ from edgefusion.check import check  # noqa: E402
 from edgefusion.export import run  # noqa: E402
 from edgefusion.export.executorch import int8, lower  # noqa: E402
 from edgefusion.export.graphs import example, load_graph  # noqa: E402
+from edgefusion.export.integrate.raw_golden import read_raw  # noqa: E402
 from edgefusion.export.legal.every import legalise  # noqa: E402
 from edgefusion.export.legal.norms import PlainGroupNorm  # noqa: E402
 from edgefusion.export.plan import make_plan  # noqa: E402
@@ -32,6 +33,7 @@ from edgefusion.runtime import Pipeline  # noqa: E402
 from edgefusion.runtime.psnr import psnr_db  # noqa: E402
 from edgefusion.spec.bundle import Part, Tensor  # noqa: E402
 from edgefusion.spec.errors import UserError  # noqa: E402
+from edgefusion.spec.opened import read_manifest  # noqa: E402
 from edgefusion.spec.recipe import KeptHigh  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -219,6 +221,22 @@ def test_without_executorch_or_with_an_old_one(small: Path, monkeypatch: pytest.
 
 
 def test_a_precision_that_xnnpack_programs_do_not_have() -> None:
-    with pytest.raises(UserError, match="fp32, or int8 with fp32 for the rest; not in w8a16") as caught:
+    with pytest.raises(UserError, match="fp32 with fp32, int8 with fp32; not in w8a16") as caught:
         make_plan("android", None, None, precision="w8a16")
     assert caught.value.where and caught.value.where.endswith("android.toml: parts.text_encoder.precision")
+
+
+@pytest.mark.slow
+def test_the_raw_golden_through_the_runtime(bundle: Path) -> None:
+    """What an app reads, fed by position to the programs that it loads: each part alone, and INTEGRATE.md there."""
+    manifest, golden = read_manifest(bundle).manifest, read_raw(bundle)
+    engines = {name: executorch.load(bundle / part.file, part, threads=1) for name, part in manifest.parts.items()}
+    text = engines["text_encoder"]({"input_ids": golden["input_ids"]})["last_hidden_state"]
+    assert psnr_db(golden["encoder_hidden_states"], text) > 80
+    latents = golden["latents"][-1] / np.float32(manifest.sampler.latent_scale)
+    planes = engines["decoder"]({"latent_sample": latents.astype(np.float32)})["sample"][0]
+    pixels = np.rint(np.clip(planes.transpose(1, 2, 0) / 2 + 0.5, 0, 1) * 255)
+    assert psnr_db(golden["picture"], pixels.astype(np.uint8)) > 50
+    page = (bundle / "INTEGRATE.md").read_text("utf-8")
+    assert all(f"`{part.file}`" in page and part.executed for part in manifest.parts.values())
+    assert "executorch-android:1.4" in page and "swiftpm-1.4" in page

@@ -29,7 +29,7 @@ def overridden(recipe: Recipe, precision: str) -> Recipe:
         if part.precision == found:
             parts[name] = part
             continue
-        own: dict[str, Activations] = {"onnxruntime": "fp32", "qnn": "uint16"}
+        own: dict[str, Activations] = {"onnxruntime": "fp32", "qnn": "uint16", "executorch": "fp16"}
         plain = own.get(recipe.backend) if found == "w8a16" else None
         parts[name] = PartRecipe(
             precision=found,
@@ -44,6 +44,14 @@ def overridden(recipe: Recipe, precision: str) -> Recipe:
 FLOORS_DB: dict[str, float] = {"fp32": 60.0, "fp16": 40.0, "bf16": 30.0, "int8": 15.0, "w8a16": 25.0}
 """Of a part against float32, where a recipe does not say: a graph that is wrong is far below, and whether the pictures
 are good is the gate's to say."""
+
+
+DELEGATED: dict[str, tuple[tuple[Precision, Activations], ...]] = {
+    "xnnpack": (("fp32", "fp32"), ("int8", "fp32")),
+    "coreml": (("fp16", "fp16"), ("w8a16", "fp16"), ("fp32", "fp32")),
+    "vulkan": (("fp32", "fp32"), ("fp16", "fp16")),
+}
+"""Delegate of ExecuTorch → precisions that its programs are made in, with what is not quantised."""
 
 
 def activations_of(part: PartRecipe) -> Activations:
@@ -63,7 +71,10 @@ def require(recipe: Recipe, device: Device, where: str) -> None:
     parts: dict[str, Any] = dict(recipe.parts)
     for name, part in parts.items():
         key = f"{where}: parts.{name}"
-        _by_engine(recipe.backend, part, key)
+        if recipe.backend == "executorch":
+            _by_delegate(recipe.delegate or "xnnpack", part, key)
+        else:
+            _by_engine(recipe.backend, part, key)
         _by_device(device, part, key)
 
 
@@ -84,13 +95,6 @@ def _by_engine(backend: str, part: PartRecipe, key: str) -> None:
             where=f"{key}.precision",
             remedy="Set fp32, fp16, int8 or mixed, with activations fp32 or fp16.",
         )
-    if backend == "executorch" and (part.precision not in ("fp32", "int8") or activations != "fp32"):
-        raise UserError(
-            f"XNNPACK programs are made in fp32, or int8 with fp32 for the rest; not in {part.precision} with "
-            f"{activations}.",
-            where=f"{key}.precision",
-            remedy='Set precision = "fp32" or "int8", and leave activations out.',
-        )
     if backend == "qnn":
         return _by_npu(part, activations, key)
     if activations == "uint16":
@@ -110,6 +114,23 @@ def _by_engine(backend: str, part: PartRecipe, key: str) -> None:
             "mixed without keep_high is int8.",
             where=f"{key}.keep_high",
             remedy='Let `edgefusion quantize mixed` choose the layers, or set precision = "int8".',
+        )
+
+
+def _by_delegate(delegate: str, part: PartRecipe, key: str) -> None:
+    asked = (part.precision, activations_of(part))
+    if asked not in DELEGATED[delegate]:
+        known = ", ".join(f"{precision} with {rest}" for precision, rest in DELEGATED[delegate])
+        raise UserError(
+            f"programs for {delegate} are made in {known}; not in {asked[0]} with {asked[1]}.",
+            where=f"{key}.precision",
+            remedy="Set precision and activations to one of these pairs.",
+        )
+    if delegate != "xnnpack" and part.keep_high:
+        raise UserError(
+            f"{delegate} programs have one precision for a whole part.",
+            where=f"{key}.keep_high",
+            remedy="Remove the key, or set another precision for the part.",
         )
 
 

@@ -21,6 +21,7 @@ from edgefusion.export.place import WORK, Place
 from edgefusion.export.plan import Plan
 from edgefusion.export.precisions import activations_of, calibrates
 from edgefusion.export.small import FORMATS, make_part
+from edgefusion.export.stand_in import run_file, runs_here
 from edgefusion.quantize.calibration import (
     Captured,
     Chosen,
@@ -154,6 +155,7 @@ class Small:
                 "precision": recipe.precision,
                 "activations": activations_of(recipe),
                 "quantization": quantization,
+                "executed": runs_here(self.plan.recipe),
                 "floor_db": recipe.floor_db,
             }
         )
@@ -165,7 +167,7 @@ class Small:
         return part
 
     def _psnr_db(self, part: Part, pairs: Sequence[Pair]) -> float:
-        engine = engine_of(engine_name(self.plan)).load(self.place.folder / part.file, part)
+        engine = engine_of(engine_name(self.plan)).load(self.place.folder / run_file(part), part)
         return parity.measure(engine, part, list(pairs))
 
     def _manifest(self, parts: dict[PartName, Part]) -> Manifest:
@@ -234,7 +236,7 @@ class Small:
         if self.plan.guidance_dim is None:
             return 0.0
         unet = manifest.parts["unet"]
-        engine = engine_of(engine_name(self.plan)).load(self.place.folder / unet.file, unet)
+        engine = engine_of(engine_name(self.plan)).load(self.place.folder / run_file(unet), unet)
         return guidance.effect_db(self.plan, engine, judging.rows["unet"])
 
     def _copy_small_files(self) -> None:
@@ -266,6 +268,9 @@ class Small:
     def _pipeline(self) -> Pipeline:
         bundle = open_bundle(self.place.folder, verify=False)
         return Pipeline(bundle, backend=engine_name(self.plan), low_memory=True, cache=False)
+        parts = bundle.manifest.parts
+        run = {name: part.model_copy(update={"file": run_file(part)}) for name, part in parts.items()}
+        bundle = dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"parts": run}))
 
     def _write(self, manifest: Manifest) -> None:
         self.place.put(MANIFEST, assemble.as_bytes(manifest))

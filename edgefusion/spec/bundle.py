@@ -52,7 +52,7 @@ class Tensor(Strict):
 class Quantization(Strict):
     """How a part came to its small numbers. `prompts` and `samples`: of the calibration (0 where none was needed)."""
 
-    engine: Literal["nncf", "onnxruntime", "torchao", "edgefusion"]
+    engine: Literal["nncf", "onnxruntime", "torchao", "edgefusion", "coremltools"]
     method: str = Field(description="e.g. PTQ, SmoothQuant 0.15; weights int8 per channel, symmetric")
     prompts: int = Field(ge=0)
     samples: int = Field(ge=0)
@@ -79,6 +79,11 @@ class Part(Strict):
     quantization: Quantization | None = None
     tiles: dict[str, int] = Field(default_factory=dict, description="attention → tiles it is cut into, where tiled")
     parameters: int = Field(ge=0)
+    executed: bool = Field(
+        default=True,
+        description="False: the file was made and not executed, there is no such engine where it was made; psnr_db "
+        "and all that was measured are of the same graph with the file's weights, computed in float32",
+    )
     psnr_db: float = Field(description="PSNR of this part against the torch float32 module on the same input, dB")
     floor_db: float
 

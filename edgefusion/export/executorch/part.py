@@ -14,6 +14,7 @@ from edgefusion.export.legal import tiling
 from edgefusion.export.legal.every import legalise
 from edgefusion.export.parity import Pair
 from edgefusion.export.plan import Plan
+from edgefusion.export.stand_in import runs_here
 from edgefusion.export.tensors import Signature
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.spec.bundle import PartName, Quantization
@@ -31,6 +32,10 @@ def make_part(
         judging: calls on prompts that did not calibrate, to find the worst layers by.
         prompts: how many prompts `inputs` come from.
     """
+    if not runs_here(plan.recipe):
+        from edgefusion.export.executorch import produced
+
+        return produced.make_part(folder, plan, name)
     signature, recipe = plan.signatures[name], plan.part(name)
     zeros = example(signature)
     module, quantization = captured(legal_graph(plan, name), zeros), None

@@ -115,8 +115,11 @@ def _tensor_rows(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _files_of(manifest: Manifest, file: str) -> dict[str, File]:
-    folder = PurePosixPath(file).parent
-    return {path: row for path, row in manifest.files.items() if PurePosixPath(path).parent == folder}
+    """The files that a part is loaded from: its own and those beside it that begin as it does, its weights."""
+    own = PurePosixPath(file)
+    there = {PurePosixPath(path): (path, row) for path, row in manifest.files.items()}
+    beside = [path for path in there if path.parent == own.parent and path.name.startswith(own.stem)]
+    return dict(there[path] for path in beside)
 
 
 def _shipped(manifest: Manifest, folders: dict[Any, dict[str, File]]) -> list[dict[str, Any]]:
