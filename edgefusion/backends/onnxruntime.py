@@ -186,6 +186,7 @@ def _sdk() -> Any:
 def _options(ort: Any, threads: int | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # as quick, and a third less memory at its peak
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

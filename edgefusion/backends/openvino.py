@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,19 @@ def read(onnx: Path) -> Any:
         ) from error
     name_operations(model)
     return model
+
+
+@contextlib.contextmanager
+def reading(onnx: Path, scratch: Path) -> Iterator[Any]:
+    """`read`, with the weights mapped from an IR in the folder `scratch` and let go of while they are not read.
+
+    Raises:
+        UserError: as `read`.
+    """
+    xml = build(onnx, scratch / "float.xml")[0]
+    weights = Mapped(xml.with_suffix(".bin"))
+    with weights.sparing():
+        yield sdk().Core().read_model(xml.read_bytes(), sdk().Tensor(weights.array, shared_memory=True))
 
 
 def save(model: Any, xml: Path, *, half_weights: bool = False) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -78,13 +79,13 @@ def _ir(
     from edgefusion.backends import openvino
     from edgefusion.quantize import ir
 
-    model, quantization = openvino.read(source), None
-    if recipe.precision in EIGHT_BIT:
-        plain = model
-        model, quantization = ir.quantised(plain, _with_edges(scheme, name, ir.layer_names(plain)), inputs, prompts)
-        quantization = _with_worst(quantization, plain, model, judging)
-    half = activations_of(recipe) != "fp32"
-    return openvino.save(model, folder / "openvino_model.xml", half_weights=half), quantization
+    half, quantization = activations_of(recipe) != "fp32", None
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, openvino.reading(source, Path(scratch)) as plain:
+        model = plain
+        if recipe.precision in EIGHT_BIT:
+            model, quantization = ir.quantised(plain, _with_edges(scheme, name, ir.layer_names(plain)), inputs, prompts)
+            quantization = _with_worst(quantization, plain, model, judging)
+        return openvino.save(model, folder / "openvino_model.xml", half_weights=half), quantization
 
 
 def _portable(

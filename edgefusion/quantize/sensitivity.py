@@ -21,8 +21,8 @@ from edgefusion.runtime.psnr import IDENTICAL_DB, psnr_db
 CARRIERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Concat", "StridedSlice")
 """Operations that only carry values: a quantiser before one of them belongs to the layer after it."""
 
-PROBED_BYTES = 256 * 2**20  # of outputs at a time
-PORTIONS = 4  # more calls than fit in so many portions are not looked at: each runs the graph again
+PROBED_BYTES = 128 * 2**20  # of outputs at a time
+PORTIONS = 8  # more calls than fit in so many portions are not looked at: each runs the graph again
 
 
 def layer_sqnr(plain: Any, made: Any, inputs: Sequence[Arrays]) -> dict[str, float]:
