@@ -25,6 +25,7 @@ from edgefusion.export.qnn.chip import chip_of  # noqa: E402
 from edgefusion.export.qnn.legalise import legalise  # noqa: E402
 from edgefusion.export.qnn.qdq import Weights, quantise  # noqa: E402
 from edgefusion.export.qnn.ranges import ranges  # noqa: E402
+from edgefusion.export.qnn.worst import worst_layers  # noqa: E402
 from edgefusion.runtime.psnr import psnr_db  # noqa: E402
 from edgefusion.spec.bundle import Part, Tensor  # noqa: E402
 from edgefusion.spec.errors import UserError  # noqa: E402
@@ -69,7 +70,16 @@ BODY = f"""net (float[1,4,{SIDE},{SIDE}] x) => (float[1,4,{SIDE},{SIDE}] y) {{
     e1 = Div(o, two) e2 = Erf(e1) e3 = Add(e2, one) e4 = Mul(half, e3) e = Mul(o, e4)
     r1 = Transpose<perm=[0,2,1]>(e) r2 = Reshape(r1, s2) r = Add(r2, c)
     y = Conv<pads=[1,1,1,1]>(r, last, b2) }}"""
-MODULES = {"g": "norm", "l": "block.norm1", "p": "block.attn", "o1": "block.attn", "e": "block.ff.act", "c": "conv_in"}
+MODULES = {
+    "q1": "q",
+    "k1": "k",
+    "g": "norm",
+    "l": "block.norm1",
+    "p": "block.attn",
+    "o1": "block.attn",
+    "e": "block.ff.act",
+    "c": "conv_in",
+}
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +219,17 @@ def test_quantised_on_the_cpu_is_near_and_per_channel_nearer(legal: Path, quanti
     kinds = {v.name: v.dtype.name for v in ir.load(quantised).graph.initializers.values() if v.dtype}
     assert kinds["first.int8"] == "INT8" and kinds["b1.int32"] == "INT32" and kinds["wk.uint8"] == "UINT8"
     assert "first" not in kinds, "the float weights are gone"
+
+
+def test_the_layer_with_a_bad_grid_is_the_worst(legal: Path, tmp_path: Path) -> None:
+    found = ranges(legal, CALLS)
+    low, high = found["l"]  # what goes into q and k
+    model = ir.load(legal)
+    quantise(model, found | {"l": (low * 2**11, high * 2**11)}, Weights())
+    ir.save(model, tmp_path / "q.onnx")
+    worst = worst_layers(legal, tmp_path / "q.onnx", CALLS[0], npu_part.on_cpu, 2)
+    assert set(worst) == {"q", "k"} and max(worst.values()) < 35
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q.onnx"]
 
 
 def test_layers_kept_high_keep_float_weights(legal: Path, tmp_path: Path) -> None:
@@ -363,6 +384,31 @@ def test_bisecting_sees_a_fault_that_takes_two_nodes(quantised: Path) -> None:
     fault = find_fault(quantised, CALLS[0], faulty, npu_part.on_cpu, 35.0)
     assert fault is not None and fault.first.node == "block.attn/o1"
     assert {cut.kind for cut in fault.alone} == {"Softmax", "MatMul"}
+
+
+def test_bisecting_a_fault_of_the_compiler_itself(soc: _qnn_session.Soc, tmp_path: Path) -> None:
+    """Less thorough (optimisation mode 1), SDK 2.51 makes a written-out group norm wrong; the product asks for mode 3."""
+    body = f"""net (float[1,4,{SIDE},{SIDE}] x) => (float[1,4,{SIDE},{SIDE}] y) {{
+        c = Conv<pads=[1,1,1,1]>(x, first, b1)
+        s1 = Constant<value_ints=[1,{GROUPS},{C // GROUPS * N}]>() g1 = Reshape(c, s1)
+        g2 = InstanceNormalization<epsilon=0.00001>(g1, ones, zeros)
+        s2 = Constant<value_ints=[1,{C},{SIDE},{SIDE}]>() g3 = Reshape(g2, s2) g4 = Mul(g3, gamma) g = Add(g4, beta)
+        i = Sigmoid(g) j = Mul(g, i) y = Conv<pads=[1,1,1,1]>(j, last, b2) }}"""
+    path = written(body, tmp_path / "plain.onnx")
+    model = ir.load(path)
+    quantise(model, ranges(path, CALLS), Weights())
+    ir.save(model, tmp_path / "q.onnx")
+    right = qnn.trial(tmp_path / "q.onnx", CALLS[0], soc)[0]
+    assert psnr_db(outputs(tmp_path / "q.onnx"), right) > 45, "mode 3, which ships"
+
+    def careless(path: Path, feeds: dict[str, Any]) -> list[np.ndarray]:
+        return qnn.trial(path, feeds, soc, htp_graph_finalization_optimization_mode="1")
+
+    fault = find_fault(tmp_path / "q.onnx", CALLS[0], careless, npu_part.on_cpu, 35.0)
+    if fault is None:
+        pytest.skip("this SDK's compiler has lost the fault")
+    assert fault.first.node.startswith(("norm/", "other/g")), "in the group norm"
+    assert "first goes wrong in" in fault.words
 
 
 def test_right_on_the_cpu_and_wrong_on_the_npu_fails_and_names_the_layers(

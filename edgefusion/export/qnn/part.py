@@ -22,6 +22,7 @@ from edgefusion.export.qnn.chip import chip_of
 from edgefusion.export.qnn.legalise import legalise
 from edgefusion.export.qnn.qdq import Weights, quantise
 from edgefusion.export.qnn.ranges import Range, ranges
+from edgefusion.export.qnn.worst import worst_layers
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.quantize.layers import kept_names
 from edgefusion.runtime.psnr import psnr_db
@@ -33,6 +34,7 @@ SCHEMES = (Weights(per_channel=False), Weights(per_channel=True))
 LARGEST_SINGLE_FILE_BYTES = 256 * 2**20
 ROWS = 2
 """Calls on which the simulator is compared with the CPU: it takes a second to a minute for each of the zoo's."""
+WORST_LAYERS = 8
 LOST_DB = 6.0
 """Half of the amplitude: float rounding and other sums cost hundredths, a wrong fusion tens."""
 SAME_DB = 35.0
@@ -140,6 +142,7 @@ def _best(
         samples=len(inputs),
         layers=layers,
         kept_high=recipe.keep_high,
+        worst_layers=worst_layers(legal, path, rows[0][0], on_cpu, WORST_LAYERS),
     )
     return path, facts, db
 

@@ -1,0 +1,137 @@
+"""A full-size part for the NPU, stage by stage, each in a process of its own: seconds, peak memory, size of what it made.
+
+    edgefusion models random bk-tiny build/bk-tiny
+    edgefusion export --target host --weights build/bk-tiny --out build/float
+    python tests/benchmarks/npu_full_size.py --float build/float --work build/npu --record profiles/this-machine/npu-full-size.json
+
+What it shows: every node is taken by the NPU's compiler (there is no fallback to the CPU), and what that takes on a host.
+The weights are random, so no figure here is one of quality; the calls that give the ranges are normal noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgefusion.backends import qnn
+from edgefusion.export.qnn.chip import chip_of
+from edgefusion.export.qnn.part import legal_graph, quantised_graph
+from edgefusion.export.qnn.qdq import Weights
+from edgefusion.export.qnn.ranges import ranges
+from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.opened import open_bundle
+from edgefusion.spec.recipe import PartRecipe
+from edgefusion.spec.rooms import load_device
+
+MIB = 2**20
+
+
+def legal(words: argparse.Namespace) -> None:
+    bundle = open_bundle(words.plain, verify=False)
+    legal_graph(bundle.path(bundle.manifest.parts[words.part].file), words.work / "legal.onnx")
+
+
+def watch(words: argparse.Namespace) -> None:
+    found = ranges(words.work / "legal.onnx", calls(words))
+    (words.work / "ranges.json").write_text(json.dumps(found))
+
+
+def quantise(words: argparse.Namespace) -> None:
+    found = {name: tuple(row) for name, row in json.loads((words.work / "ranges.json").read_text()).items()}
+    recipe = PartRecipe(precision="w8a16", activations="uint16", floor_db=1)
+    quantised_graph(words.work / "legal.onnx", words.work / "quantised.onnx", found, Weights(per_channel=True), recipe)
+
+
+def compiled(words: argparse.Namespace) -> None:
+    folder = words.work / "context"
+    folder.mkdir(exist_ok=True)
+    made = qnn.compile_context(words.work / "quantised.onnx", folder, chip_of(load_device(words.device)))
+    (words.work / "compiler.json").write_text(json.dumps({"seconds": made.seconds, "peak_mib": made.peak_mib}))
+
+
+def calls(words: argparse.Namespace) -> list[dict[str, np.ndarray]]:
+    """Inputs of `--calls` calls: noise, and the timesteps of two steps in turn."""
+    part = open_bundle(words.plain, verify=False).manifest.parts[words.part]
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(words.calls):
+        row = {t.name: rng.standard_normal(t.shape).astype(np.float32) for t in part.inputs if t.dtype == "float32"}
+        made.append(row | {t.name: np.array([(999, 499)[number % 2]]) for t in part.inputs if t.dtype == "int64"})
+    return made
+
+
+STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
+    "legalise": (legal, "legal.onnx*"),
+    "ranges": (watch, "ranges.json"),
+    "quantise": (quantise, "quantised.onnx*"),
+    "compile": (compiled, "context/*"),
+}
+
+
+def measured(name: str, words: argparse.Namespace) -> dict[str, Any]:
+    """Run one stage in a child; its seconds, peak resident memory and what it wrote."""
+    began = time.monotonic()
+    child = os.posix_spawn(sys.executable, [sys.executable, *sys.argv, "--stage", name], os.environ)
+    _, status, used = os.wait4(child, 0)
+    if status:
+        raise SystemExit(f"{name} failed ({os.waitstatus_to_exitcode(status)})")
+    files = [path for path in words.work.glob(STAGES[name][1]) if path.is_file()]
+    row = {
+        "seconds": round(time.monotonic() - began, 1),
+        "peak_mib": round(used.ru_maxrss / 1024),
+        "made_mib": round(sum(path.stat().st_size for path in files) / MIB, 1),
+    }
+    if name == "compile":
+        compiler = json.loads((words.work / "compiler.json").read_text())
+        row |= {"peak_mib": round(compiler["peak_mib"]), "compiler_seconds": compiler["seconds"]}
+    print(name, row, flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--float", type=Path, required=True, dest="plain")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--part", default="unet")
+    parser.add_argument("--device", default="snapdragon-8-gen-3")
+    parser.add_argument("--calls", type=int, default=2)
+    parser.add_argument("--stage", choices=list(STAGES))
+    parser.add_argument("--record", type=Path)
+    words = parser.parse_args()
+    if words.stage:
+        STAGES[words.stage][0](words)
+        return
+    words.work.mkdir(parents=True, exist_ok=True)
+    manifest = open_bundle(words.plain, verify=False).manifest
+    rows = {name: measured(name, words) for name in STAGES}
+    record = {
+        "schema_version": 1,
+        "what": "npu_full_size",
+        "bundle": manifest.name,
+        "part": words.part,
+        "parameters": manifest.parts[words.part].parameters,
+        "image": [manifest.image.width, manifest.image.height],
+        "device": words.device,
+        "calls": words.calls,
+        "context": json.loads((words.work / "context" / qnn.FACTS).read_text()),
+        "stages": rows,
+        "peak_mib": max(row["peak_mib"] for row in rows.values()),
+        "executed": False,
+        "machine": {"system": platform.system(), "arch": platform.machine(), "cores": os.cpu_count()},
+    }
+    if words.record:
+        words.record.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(words.record, (json.dumps(record, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
