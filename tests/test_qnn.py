@@ -387,7 +387,7 @@ def test_bisecting_sees_a_fault_that_takes_two_nodes(quantised: Path) -> None:
 
 
 def test_bisecting_a_fault_of_the_compiler_itself(soc: _qnn_session.Soc, tmp_path: Path) -> None:
-    """Less thorough (optimisation mode 1), SDK 2.51 makes a written-out group norm wrong; the product asks for mode 3."""
+    """In optimisation mode 1 SDK 2.51 makes a written-out group norm wrong; the product asks for mode 3."""
     body = f"""net (float[1,4,{SIDE},{SIDE}] x) => (float[1,4,{SIDE},{SIDE}] y) {{
         c = Conv<pads=[1,1,1,1]>(x, first, b1)
         s1 = Constant<value_ints=[1,{GROUPS},{C // GROUPS * N}]>() g1 = Reshape(c, s1)

@@ -1,10 +1,11 @@
-"""A full-size part for the NPU, stage by stage, each in a process of its own: seconds, peak memory, size of what it made.
+"""A full-size part for the NPU, stage by stage, each in a process of its own: seconds, peak memory, size made.
 
     edgefusion models random bk-tiny build/bk-tiny
     edgefusion export --target host --weights build/bk-tiny --out build/float
-    python tests/benchmarks/npu_full_size.py --float build/float --work build/npu --record profiles/this-machine/npu-full-size.json
+    python tests/benchmarks/npu_full_size.py --float build/float --work build/npu \
+        --record profiles/this-machine/npu-full-size.json
 
-What it shows: every node is taken by the NPU's compiler (there is no fallback to the CPU), and what that takes on a host.
+What it shows: the NPU compiler takes every node (there is no fallback to the CPU), and what that costs on a host.
 The weights are random, so no figure here is one of quality; the calls that give the ranges are normal noise.
 """
 

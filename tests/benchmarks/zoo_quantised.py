@@ -9,7 +9,8 @@ Bars: pictures of int8 and w8a16 at 30 dB PSNR or more (median over 64 prompts o
     python tests/benchmarks/zoo_quantised.py --float build/float --bundle int8=build/int8 --bundle w8a16=build/w8a16 \
         --prompts prompts.csv --reference real/ --record profiles/zoo/quantised.json
 
-With --keep DIR what is drawn is kept there, and a later run goes on. Prompts and reference pictures: `edgefusion evaluate`'s files with `text`, `name` and `file_name`. It times nothing.
+With --keep DIR what is drawn is kept there, and a later run goes on. Prompts and reference pictures: `edgefusion
+evaluate`'s files with `text`, `name` and `file_name`. It times nothing.
 """
 
 from __future__ import annotations
