@@ -14,7 +14,7 @@ from edgefusion.report.full_size import cost_growth, export_cost, ladder, unet_s
 from edgefusion.report.peers import peers
 from edgefusion.report.records import read, table
 from edgefusion.report.targets import targets
-from edgefusion.report.tiling import tiling_shapes
+from edgefusion.report.tiling import tiling_measured, tiling_shapes
 from edgefusion.report.training import distill_speed, zoo_claims, zoo_quantised
 from edgefusion.spec.errors import UserError
 
@@ -84,6 +84,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "zoo-quantised": zoo_quantised,
     "zoo-claims": zoo_claims,
     "tiling-shapes": tiling_shapes,
+    "tiling-measured": tiling_measured,
     "targets": targets,
 }
 

@@ -47,14 +47,16 @@ def tiling_measured(profiles: Path) -> str:
         if what not in record:
             continue
         measured = record[what]
-        facts.append(f"{words}: medians of {measured['rounds']} rounds of {measured['runs']} in fresh processes")
+        facts.append(f"{words}, {measured['rounds']} × {measured['runs']} runs in fresh processes")
         for engine, cuts in measured["engines"].items():
             for cut, row in cuts.items():
-                memory = [f"{row['run_peak_mib'] - row['held_mib']:.0f}", f"{row['run_peak_mib']:.0f}"]
-                rows.append([words, engine, cut, f"{row['median_s']:.2f}", *memory])
-    head = ["", "engine", "attention", "s", "memory of a run, MiB", "process's peak, MiB"]
+                memory = [row["run_peak_mib"] - row["held_mib"], row["run_peak_mib"]]
+                seconds = f"{row['median_s']:.2f}" if "median_s" in row else "–"
+                rows.append([words, engine, cut, *(f"{mib:.0f}" for mib in memory), seconds])
+    head = ["", "engine", "attention", "memory of a run, MiB", "process's peak, MiB", "s"]
     last = record[next(what for what in reversed(said) if what in record)]
-    note = f"\n{last['machine']}, {last['threads']} threads. {'; '.join(facts)}. Tiles are those of 4096 tokens.\n"
+    facts += ["tiles are those of 4096 tokens"]
+    note = f"\n{last['machine']}, {last['threads']} threads; {'; '.join(facts)}. {last.get('note', '')}\n"
     return table(head, rows) + note
 
 

@@ -31,6 +31,7 @@ CUTS_KIB = {"whole": None, "8 tiles": 131072, "64 tiles": 16384}
 """Of 4096 tokens in float32; 64 are what an NPU of 8 MiB gets at 16 bit, 8 are one head each."""
 ENGINES = {"onnxruntime": "fp32", "openvino": "fp32", "openvino, bf16": "bf16", "executorch": "fp32"}
 FILES = {"executorch": "model.pte"}  # others: model.onnx
+BLOCK_ONLY = ("executorch",)  # its U-Net is timed in tests/benchmarks/executorch.py
 TOOLS = ("torch", "diffusers", "onnxruntime", "openvino", "executorch", "numpy")
 HERE = Path(__file__).resolve()
 
@@ -66,11 +67,10 @@ def attentions_of(name: str, reference: str, px: int) -> dict[str, Any]:
 
 
 def make(what: str, kib: int | None, checkpoint: str, folder: Path) -> None:
-    """Write the block or the U-Net into `folder` as ONNX and as an ExecuTorch program, its inputs' shapes beside it."""
+    """Write the block or the U-Net into `folder` as ONNX, the block as an ExecuTorch program too, its inputs beside."""
     from edgefusion.export.executorch.lower import lower, write
     from edgefusion.export.graphs import example
     from edgefusion.export.legal.attention import plain_attention
-    from edgefusion.export.legal.every import legalise
     from edgefusion.export.legal.tiling import KIB, fit, tile
     from edgefusion.export.trace import trace
 
@@ -80,7 +80,7 @@ def make(what: str, kib: int | None, checkpoint: str, folder: Path) -> None:
     trace(module, signature, 18, folder / "model.onnx")
     if what == "block":
         plain_attention(module)
-    write(lower(module if what == "block" else legalise(module), example(signature))[0], folder / "model.pte")
+        write(lower(module, example(signature))[0], folder / "model.pte")
     rows = {"inputs": signature.inputs, "outputs": signature.outputs}
     text = json.dumps({key: [row.model_dump() for row in tensors] for key, tensors in rows.items()})
     (folder / "part.json").write_text(text)
@@ -121,7 +121,7 @@ def run(engine: str, folder: Path, runs: int, threads: int) -> None:
     import time
 
     backend = importlib.import_module(f"edgefusion.backends.{engine.partition(',')[0]}")
-    part, feeds = _part_and_feeds(engine, folder)
+    part, feeds = part_and_feeds(engine, folder)
     before = memory_mib("VmRSS")
     loaded = backend.load(folder / part.file, part, threads=threads)
     load_peak, held = memory_mib("VmHWM"), memory_mib("VmRSS")
@@ -146,7 +146,7 @@ def layers(engine: str, folder: Path, threads: int) -> None:
 
     from edgefusion.backends import openvino
 
-    part, feeds = _part_and_feeds(engine, folder)
+    part, feeds = part_and_feeds(engine, folder)
     rows = openvino.profile(folder / "model.onnx", part, feeds, threads=threads, runs=2)
     kinds = [f"{row.kind} {row.kernel}" for row in rows]
     spent: Counter[str] = Counter()
@@ -156,7 +156,7 @@ def layers(engine: str, folder: Path, threads: int) -> None:
     print(json.dumps({kind: [count[kind], round(ms, 2)] for kind, ms in spent.most_common(8)}))
 
 
-def _part_and_feeds(engine: str, folder: Path) -> tuple[Any, dict[str, Any]]:
+def part_and_feeds(engine: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     import numpy as np
 
     from edgefusion.spec.bundle import Part
@@ -185,8 +185,9 @@ def measure(what: str, options: argparse.Namespace, work: Path) -> dict[str, Any
         folder = work / what / cut.replace(" ", "-")
         if not (folder / "part.json").is_file():
             child("--make", what, str(kib or 0), str(options.checkpoint), str(folder))
-    found: dict[str, dict[str, list[Any]]] = {engine: {cut: [] for cut in CUTS_KIB} for engine in ENGINES}
-    order = [(engine, cut) for engine in ENGINES for cut in CUTS_KIB]
+    engines = [engine for engine in ENGINES if what == "block" or engine not in BLOCK_ONLY]
+    found: dict[str, dict[str, list[Any]]] = {engine: {cut: [] for cut in CUTS_KIB} for engine in engines}
+    order = [(engine, cut) for engine in engines for cut in CUTS_KIB]
     for turn in range(options.rounds):
         for engine, cut in order if turn % 2 == 0 else reversed(order):
             folder = work / what / cut.replace(" ", "-")
