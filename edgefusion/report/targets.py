@@ -74,7 +74,7 @@ def precision(recipe: Recipe) -> str:
 
 
 def _word(part: PartRecipe) -> str:
-    more = f", rest {part.activations}" if part.activations and part.precision in ("int8", "mixed") else ""
+    more = f" with {part.activations}" if part.activations and part.precision in ("int8", "mixed") else ""
     if part.precision == "fp32" and part.activations not in (None, "fp32"):
         more = f" or {part.activations}, layer by layer"
     return f"{part.precision}{more}"
