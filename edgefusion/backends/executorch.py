@@ -44,7 +44,9 @@ class Engine:
         self._method = program.load_method(METHOD)
 
     def __call__(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        inputs = [self._torch.from_numpy(np.require(feeds[row.name], requirements="CW")) for row in self._part.inputs]
+        inputs = [
+            self._torch.from_numpy(np.require(feeds[row.name], requirements=["C", "W"])) for row in self._part.inputs
+        ]
         outputs = self._method.execute(inputs)
         return {row.name: value.numpy() for row, value in zip(self._part.outputs, outputs, strict=True)}
 

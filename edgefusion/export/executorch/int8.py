@@ -91,7 +91,7 @@ def _quantiser(names: Iterable[str]) -> Any:
     config, wanted = get_symmetric_quantization_config(is_per_channel=True), set(names)
     quantiser = XNNPACKQuantizer()
     for target in LAYERS:
-        quantiser.set_operator_type(target, config)  # type: ignore[arg-type]
+        quantiser.set_operator_type(target, config)
     quantiser.set_filter_function(lambda node: node.target not in LAYERS or node.name in wanted)
     return quantiser
 

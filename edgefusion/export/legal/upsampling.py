@@ -37,7 +37,7 @@ def transposed_upsampling(module: torch.nn.Module) -> int:
     def made(child: torch.nn.Module) -> torch.nn.Module | None:
         if not isinstance(child, Upsample2D) or child.norm is not None or child.use_conv_transpose:
             return None
-        conv = getattr(child, "conv" if child.name == "conv" else "Conv2d_0", None)
+        conv: Any = getattr(child, "conv" if child.name == "conv" else "Conv2d_0", None)
         return TransposedUpsample(conv) if child.interpolate and _fits(conv) else None
 
     return replace(module, made) + sum(_in_sequence(m) for m in module.modules() if isinstance(m, torch.nn.Sequential))
