@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgefusion.export.golden import FILE as GOLDEN
 from edgefusion.export.golden import LATENTS_FLOOR_DB, PICTURE_FLOOR_DB
-from edgefusion.export.legal.tiling import Tiles
+from edgefusion.export.legal.tiling import WIDTHS, Tiles
 from edgefusion.export.plan import Plan
 from edgefusion.export.precisions import activations_of
 from edgefusion.export.tensors import FILES
@@ -27,14 +27,15 @@ from edgefusion.spec.bundle import (
 )
 from edgefusion.spec.opened import sha256_of
 
+if TYPE_CHECKING:
+    from edgefusion.export.memory import Size
+
 TOKENIZER = "tokenizer/tokenizer.json"
 TOKENIZER_2 = "tokenizer_2/tokenizer.json"
 LICENSE = "LICENSE"
 
 
-def part_of(
-    plan: Plan, name: PartName, parameters: int, psnr_db: float, tiles: Mapping[str, Tiles] | None = None
-) -> Part:
+def part_of(plan: Plan, name: PartName, size: Size, psnr_db: float, tiles: Mapping[str, Tiles] | None = None) -> Part:
     """The manifest's entry of a part; `tiles` of its attentions, where the recipe asks for them."""
     signature, recipe = plan.signatures[name], plan.part(name)
     return Part(
@@ -45,7 +46,8 @@ def part_of(
         precision=recipe.precision,
         activations=activations_of(recipe),
         tiles={module: cut.count for module, cut in (tiles or {}).items()},
-        parameters=parameters,
+        parameters=size.parameters,
+        activation_mib=size.activation_mib(WIDTHS[activations_of(recipe)]),
         psnr_db=psnr_db,
         floor_db=recipe.floor_db,
     )

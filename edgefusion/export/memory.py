@@ -11,13 +11,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edgefusion.export.graphs import example, weightless_graph
+from edgefusion.export.graphs import Graph, example, weightless_graph
+from edgefusion.export.legal import tiling
 from edgefusion.export.plan import Plan
 from edgefusion.spec.bundle import PartName
 from edgefusion.spec.errors import UserError
 
 MIB = 2**20
 BYTES_PER_PARAMETER = 4
+FUSING_BYTES = {"openvino": 16 * MIB}
+"""Engines that never hold a whole softmax (profiles/this-machine/tiling.json), and more than they hold of it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class Size:
 
     parameters: int
     activation_bytes: int
+
+    def activation_mib(self, width: int) -> float:
+        """The same with `width` bytes an activation instead of the four of float32."""
+        return round(self.activation_bytes * width / BYTES_PER_PARAMETER / MIB, 1)
 
     @property
     def weight_bytes(self) -> int:
@@ -93,6 +100,7 @@ def _size(plan: Plan, name: PartName) -> Size:
     graph = weightless_graph(plan.layout, name)
     inputs = example(plan.signatures[name], "meta")
     try:
+        tiling.tile(graph, _tiles(plan, name, graph, inputs))
         with torch.no_grad(), LiveBytes([*graph.parameters(), *graph.buffers(), *inputs]) as live:
             graph(*inputs)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
@@ -103,3 +111,10 @@ def _size(plan: Plan, name: PartName) -> Size:
             remedy="Mend config.json, or the image size in the recipe.",
         ) from error
     return Size(sum(parameter.numel() for parameter in graph.parameters()), live.peak)
+
+
+def _tiles(plan: Plan, name: PartName, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> dict[str, tiling.Tiles]:
+    """How the attentions are held: as the recipe cuts them, or in the blocks of an engine that fuses them."""
+    if held := FUSING_BYTES.get(plan.recipe.backend):
+        return tiling.blocks(graph, inputs, held)
+    return tiling.planned(plan, name)

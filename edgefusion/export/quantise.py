@@ -155,6 +155,7 @@ class Small:
                 "precision": recipe.precision,
                 "activations": activations_of(recipe),
                 "quantization": quantization,
+                "activation_mib": self.sizes[name].activation_mib(tiling.WIDTHS[activations_of(recipe)]),
                 "executed": runs_here(self.plan.recipe),
                 "floor_db": recipe.floor_db,
             }
@@ -267,10 +268,10 @@ class Small:
 
     def _pipeline(self) -> Pipeline:
         bundle = open_bundle(self.place.folder, verify=False)
-        return Pipeline(bundle, backend=engine_name(self.plan), low_memory=True, cache=False)
         parts = bundle.manifest.parts
         run = {name: part.model_copy(update={"file": run_file(part)}) for name, part in parts.items()}
         bundle = dataclasses.replace(bundle, manifest=bundle.manifest.model_copy(update={"parts": run}))
+        return Pipeline(bundle, backend=engine_name(self.plan), low_memory=True, cache=False)
 
     def _write(self, manifest: Manifest) -> None:
         self.place.put(MANIFEST, assemble.as_bytes(manifest))

@@ -137,7 +137,7 @@ class _Run:
         pairs = reference.run(name, graph)
         if facts := self.place.found(name):
             self.reused.append(name)
-            return assemble.part_of(self.plan, name, size.parameters, facts["psnr_db"], tiles)
+            return assemble.part_of(self.plan, name, size, facts["psnr_db"], tiles)
         path = self.place.begin(name, FILES[name])
         tiling.tile(graph, tiles)
         files = trace(graph, self.plan.signatures[name], self.plan.recipe.opset, path, verbose=self.verbose)
@@ -148,11 +148,11 @@ class _Run:
             from edgefusion.export.tensorrt.part import rewritten
 
             files = rewritten(path, self.plan.device)
-        part = assemble.part_of(self.plan, name, size.parameters, 0.0)
+        part = assemble.part_of(self.plan, name, size, 0.0)
         found = parity.measure(parity.load(self.place.folder, part), part, pairs)
         parity.require(name, found, part.floor_db)
         self.place.finished(name, files, {"psnr_db": found})
-        return assemble.part_of(self.plan, name, size.parameters, found, tiles)
+        return assemble.part_of(self.plan, name, size, found, tiles)
 
     def _guidance_effect(self, unet: Part, pairs: list[Pair]) -> float:
         if self.plan.guidance_dim is None:

@@ -70,7 +70,7 @@ class Parts:
         self._lock, self._closed = threading.RLock(), False
         self._cancel: threading.Event | None = None
         self._texts: OrderedDict[tuple[PartName, bytes], dict[str, NDArray[np.float32]]] = OrderedDict()
-        memory.require(bundle, low_memory=low_memory)
+        memory.require(bundle, backend=self.backend, low_memory=low_memory)
         if not low_memory:
             with ThreadPoolExecutor() as pool:  # half of loading is work of one thread
                 list(pool.map(self._load, bundle.manifest.parts))

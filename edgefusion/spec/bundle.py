@@ -79,6 +79,9 @@ class Part(Strict):
     quantization: Quantization | None = None
     tiles: dict[str, int] = Field(default_factory=dict, description="attention → tiles it is cut into, where tiled")
     parameters: int = Field(ge=0)
+    activation_mib: float | None = Field(
+        default=None, ge=0, description="estimate: largest sum of tensors alive at once in a call, weights aside"
+    )
     executed: bool = Field(
         default=True,
         description="False: the file was made and not executed, there is no such engine where it was made; psnr_db "

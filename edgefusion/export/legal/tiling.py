@@ -108,6 +108,13 @@ def in_float(part: PartRecipe, device: Device) -> int | None:
     return _kib(part, device) * WIDTHS["fp32"] // WIDTHS[activations_of(part)]
 
 
+def blocks(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], memory_bytes: int) -> dict[str, Tiles]:
+    """Tiles of every plain attention in float32, as an engine holds them that fuses softmax with the products."""
+    known = dict(_layers(module))
+    shapes = attentions(module, *inputs)
+    return {name: fit(shape, 4, memory_bytes) for name, shape in shapes.items() if not _extras(known[name])}
+
+
 def require(recipe: Recipe, device: Device, where: str) -> None:
     """A UserError for tiling that has no size to go by, or nothing to cut."""
     if recipe.parts.text_encoder.tiling is not None:
@@ -245,9 +252,13 @@ def _watcher(name: str, found: dict[str, Attention]) -> Any:
     return watch
 
 
-def _require_plain(name: str, layer: Any) -> None:
+def _extras(layer: Any) -> list[str]:
     extras = ("spatial_norm", "norm_q", "norm_k", "norm_cross", "add_k_proj")
-    if found := [extra for extra in extras if getattr(layer, extra, None) is not None]:
+    return [extra for extra in extras if getattr(layer, extra, None) is not None]
+
+
+def _require_plain(name: str, layer: Any) -> None:
+    if found := _extras(layer):
         raise UserError(
             f"this attention has {', '.join(found)}, which tiles are not made for.",
             where=name,
