@@ -1,7 +1,7 @@
 """Reshape, InstanceNormalization, Reshape, Mul, Add → one GroupNormalization, exact.
 
 torch writes a group norm so. QNN has the operator itself, in one pass over the tensor; and the written-out form is what
-its compiler (2.51) makes wrong pictures of: the second Reshape comes out permuted in some graphs and not in others.
+its compiler (2.51) makes wrong pictures of: after the second Reshape, in some graphs and not in others.
 """
 
 from __future__ import annotations
