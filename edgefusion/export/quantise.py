@@ -70,6 +70,7 @@ def float_plan(plan: Plan) -> Plan:
     recipe = plan.recipe.model_copy(
         update={
             "backend": "onnxruntime",
+            "delegate": None,
             "parts": plan.recipe.parts.model_copy(update=parts),
             "quality": None,
             "remaining": (),

@@ -17,6 +17,7 @@ from edgefusion.export.place import Place, claim, refuse_foreign
 from edgefusion.export.plan import Plan
 from edgefusion.export.progress import Progress
 from edgefusion.export.tensors import FILES
+from edgefusion.runtime.memory import give_back
 from edgefusion.spec.bundle import Part, PartName
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import MANIFEST, Bundle, open_bundle
@@ -144,6 +145,7 @@ class _Run:
         weights = weights_of(graph)
         del graph
         release(weights)  # before the engine loads the file's
+        give_back()
         if self.plan.recipe.backend == "tensorrt":
             from edgefusion.export.tensorrt.part import rewritten
 

@@ -30,6 +30,8 @@ DELEGATE = "CoreMLBackend"
 INT8 = {"mode": "linear_symmetric", "dtype": "int8", "granularity": "per_channel", "weight_threshold": 2048}
 SMALLEST_INT8 = 2048  # elements; a smaller weight would save nothing and stays in float16
 METHOD = "weights int8 per channel, symmetric; without data (coremltools)"
+STORED = re.compile(r"_quantized_(quantized_data|scale|offset|zero_point)(_\d+)?$")
+"""What an int8 weight is put together from; the weight itself is the operation that does so."""
 SUFFIX = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized|_cast_fp16)+$")
 
 
@@ -110,10 +112,13 @@ def _opened(blob: bytes) -> Inside:
 
 
 def _read(function: Any, version: int, outputs: tuple[tuple[int, ...], ...]) -> Inside:
-    weights, int8, operations = {}, set(), Counter[str]()
+    weights: dict[str, NDArray[Any]] = {}
+    int8, operations = set(), Counter[str]()
     for operation in function.operations:
         kind, name = operation.op_type, SUFFIX.sub("", operation.name)
         operations[kind] += 1
+        if STORED.search(operation.name):
+            continue
         if kind == "const" and isinstance(operation.outputs[0].val, np.ndarray):
             weights.setdefault(name, np.array(operation.outputs[0].val))
         elif kind.startswith("constexpr_"):
