@@ -231,21 +231,3 @@ def test_bos_and_blocks() -> None:
         "time_embedding.linear_1",
     ]
     assert list(grouped(dict.fromkeys(names))) == ["conv_in", "down_blocks.0", "time_embedding"]
-
-
-def test_the_form_for_an_npu_runs_on_a_cpu(small: Path, tmp_path: Path) -> None:
-    import onnx
-    import onnxruntime
-
-    from edgefusion.quantize import npu
-
-    rows = inputs()
-    facts = npu.quantised(small, tmp_path / "npu.onnx", rows, 3)
-    model = onnx.load(tmp_path / "npu.onnx")
-    zeros = {row.name: row.data_type for row in model.graph.initializer if "zero_point" in row.name}
-    assert onnx.TensorProto.UINT16 in zeros.values() and facts.layers == 3
-    plain, session = (onnxruntime.InferenceSession(str(p)) for p in (small, tmp_path / "npu.onnx"))
-    near = min(psnr_db(plain.run(None, row)[0], session.run(None, row)[0]) for row in rows)
-    assert 20 < near < 100
-    with pytest.raises(UserError, match="nothing to calibrate on"):
-        npu.quantised(small, tmp_path / "npu.onnx", [], 0)
