@@ -46,8 +46,9 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[export$(COMMA)onnxruntime]')
 	@touch $@
 
+# executorch brings a package without a wheel: setuptools and wheel build it.
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
-	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)openvino$(COMMA)optimum$(COMMA)executorch$(COMMA)qnn$(COMMA)tensorrt$(COMMA)dev]')
+	$(call timed,install,$(PIP) hatchling editables setuptools wheel; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)openvino$(COMMA)optimum$(COMMA)executorch$(COMMA)qnn$(COMMA)tensorrt$(COMMA)dev]')
 	@touch $@ $(VENV)/.demo
 
 COMMA := ,
