@@ -75,7 +75,7 @@ def test_contenders_have_their_files_and_names_of_their_own() -> None:
 @pytest.mark.parametrize("path", sorted((PEERS / "rungs").glob("*.toml")), ids=lambda path: path.stem)
 def test_rungs_are_recipes_and_can_be_given_a_size(path: Path, tmp_path: Path) -> None:
     assert load_recipe(path).quality is not None
-    recipe = load_recipe(artefacts.Work(tmp_path, 256, smoke=False)._at_size(path.stem))
+    recipe = load_recipe(artefacts.Work(tmp_path, 256, smoke=False).recipe(path.stem))
     assert recipe.image is not None and recipe.image.width == recipe.image.height == 256
 
 
