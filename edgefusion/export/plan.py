@@ -26,7 +26,6 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import PartRecipe, Recipe
 from edgefusion.spec.rooms import find, load_device, load_recipe
 
-BUILT_BACKENDS = ("onnxruntime", "openvino", "executorch", "tensorrt", "qnn")
 TOOLS = ("diffusers", "numpy", "onnx", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers")
 SMALL_TOOLS = ("nncf", "openvino")
 ENGINE_TOOLS = {"executorch": ("executorch", "torchao"), "qnn": ("onnxruntime-qnn",)}
@@ -174,10 +173,9 @@ def make_plan(
         precision: of all parts, instead of the recipe's.
 
     Raises:
-        UserError: whatever of this does not exist, does not fit together, or is not built in this version.
+        UserError: whatever of this does not exist or does not fit together.
     """
     recipe, where = load_recipe(target), str(find("export", target))
-    _refuse_unbuilt(recipe, where)
     recipe = precisions.overridden(recipe, precision) if precision else recipe
     device = load_device(recipe.device)
     precisions.require(recipe, device, where)
@@ -230,15 +228,6 @@ def tool_versions(more: tuple[str, ...] = ()) -> dict[str, str]:
 def _extras(more: tuple[str, ...]) -> str:
     known = {"openvino": "openvino", "executorch": "executorch", "onnxslim": "tensorrt", "onnxruntime-qnn": "qnn"}
     return ",".join(["export", *(extra for tool, extra in known.items() if tool in more)])
-
-
-def _refuse_unbuilt(recipe: Recipe, where: str) -> None:
-    if recipe.backend not in BUILT_BACKENDS:
-        raise UserError(
-            f"backend {recipe.backend!r} is not built yet in this version.",
-            where=f"{where}: backend",
-            remedy=f"There are: {', '.join(BUILT_BACKENDS)}.",
-        )
 
 
 def _with_decoder(recipe: Recipe, decoder: str) -> Recipe:
