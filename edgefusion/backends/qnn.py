@@ -33,7 +33,7 @@ FILE = "model_ctx.onnx"
 FACTS = "context.json"
 BOARD = Path("/sys/devices/soc0/machine")
 NEED_MIB, NEED_FACTOR = 400, 8
-"""Of compiling, MiB: 400, and 8 times the graph's file (a U-Net of 323 million: see profiles/)."""
+"""Of compiling, MiB: 400, and 8 times the graph's file. An allowance: at full size nothing was measured yet."""
 
 
 @dataclass(frozen=True)
