@@ -1,7 +1,7 @@
 """JSON Schema of the spec models, for editors and for people who read bundles in other languages.
 
-`python -m edgefusion.spec.schema` writes edgefusion/spec/schema/{device,recipe,bundle}.json; a test compares them with
-the models.
+`python -m edgefusion.spec.schema` writes edgefusion/spec/schema/{device,recipe,bundle,profile,benchmark}.json; a test
+compares them with the models.
 """
 
 from __future__ import annotations
@@ -10,13 +10,21 @@ import json
 from pathlib import Path
 
 from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.benchmark import Benchmark
 from edgefusion.spec.bundle import Manifest
 from edgefusion.spec.device import Device
+from edgefusion.spec.profile import Profile
 from edgefusion.spec.recipe import Recipe
 from edgefusion.spec.strict import Strict
 
 FOLDER = Path(__file__).parent / "schema"
-MODELS: dict[str, type[Strict]] = {"device": Device, "recipe": Recipe, "bundle": Manifest}
+MODELS: dict[str, type[Strict]] = {
+    "device": Device,
+    "recipe": Recipe,
+    "bundle": Manifest,
+    "profile": Profile,
+    "benchmark": Benchmark,
+}
 
 
 def schema_text(name: str) -> str:
