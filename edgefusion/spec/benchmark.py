@@ -41,7 +41,7 @@ class Start(Strict):
 
 
 class Benchmark(Measured):
-    """The file. Percentiles are computed from the raw runs by who reads it. `noisy`: the spread is too wide to trust."""
+    """The file. Percentiles are the reader's to compute. `noisy`: the spread is too wide to trust."""
 
     kind: Literal["bench"] = "bench"
     start: Start
