@@ -1,0 +1,103 @@
+"""Records of `profile` and `bench` (profiles/BOARD/*.json), read by what they say they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgefusion.spec.benchmark import Benchmark
+from edgefusion.spec.errors import UserError
+from edgefusion.spec.measured import Measured
+from edgefusion.spec.profile import Profile
+from edgefusion.spec.strict import validate
+
+SCHEMA_VERSION = 1
+LARGEST_BYTES = 256 * 2**20
+KINDS: dict[str, type[Profile] | type[Benchmark]] = {"profile": Profile, "bench": Benchmark}
+VERBS = "`edgefusion profile` or `edgefusion bench`"
+
+
+def read_record(path: Path | str) -> Profile | Benchmark:
+    """A record, whichever of the two it is.
+
+    Raises:
+        UserError: there is no such file, it is not JSON, of another kind or a newer schema, or a key is wrong; a
+            profile without layers.
+    """
+    path = Path(path)
+    data = _parsed(path)
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        said = f"its kind is {kind!r}" if "kind" in data else "it says no kind"
+        raise UserError(f"is no record of {VERBS}: {said}.", where=str(path), remedy=f"Give a file that {VERBS} wrote.")
+    _require_known_schema(data, path)
+    _require_layers(data, path)
+    return validate(KINDS[kind], data, path)
+
+
+def read_profile(path: Path | str) -> Profile:
+    """A record of `edgefusion profile`. UserError as `read_record`, and of a benchmark."""
+    record = read_record(path)
+    if not isinstance(record, Profile):
+        raise _other(path, "benchmark", "profile")
+    return record
+
+
+def read_benchmark(path: Path | str) -> Benchmark:
+    """A record of `edgefusion bench`. UserError as `read_record`, and of a profile."""
+    record = read_record(path)
+    if not isinstance(record, Benchmark):
+        raise _other(path, "profile", "bench")
+    return record
+
+
+def record_text(record: Measured) -> str:
+    """A record as it stands in its file: JSON of one space, a newline at the end."""
+    return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise UserError("is larger than any record.", where=str(path), remedy=f"Give a file that {VERBS} wrote.")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}.", where=str(path), remedy="Check the path.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"is not JSON ({error}).", where=str(path), remedy=f"Give a file that {VERBS} wrote, whole."
+        ) from error
+    if not isinstance(data, dict):
+        raise UserError("is not a JSON object.", where=str(path), remedy=f"Give a file that {VERBS} wrote.")
+    return data
+
+
+def _require_known_schema(data: dict[str, Any], path: Path) -> None:
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UserError(
+            f"has schema_version {version}; this edgefusion reads {SCHEMA_VERSION}.",
+            where=str(path),
+            remedy="Update edgefusion (pip install -U edgefusion) or measure again with this one.",
+        )
+
+
+def _require_layers(data: dict[str, Any], path: Path) -> None:
+    calls = data.get("calls")
+    if data["kind"] == "profile" and isinstance(calls, list):
+        layers = sum(
+            len(call["layers"]) for call in calls if isinstance(call, dict) and isinstance(call.get("layers"), list)
+        )
+        if layers == 0:
+            raise UserError(
+                "is a profile of no layers.", where=str(path), remedy="Measure again: edgefusion profile BUNDLE."
+            )
+
+
+def _other(path: Path | str, found: str, wanted: str) -> UserError:
+    return UserError(
+        f"is a {found}, not what `edgefusion {wanted}` writes.",
+        where=str(path),
+        remedy=f"Give a file that ends in .{wanted}.json.",
+    )
