@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -13,15 +11,16 @@ from typing import Annotated, Any
 
 import typer
 
+from edgefusion.backends._rates import MATRIX, REPEATS, Rate, rates, timed
 from edgefusion.cli import run
 from edgefusion.spec import rooms, this_machine
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.device import Device, Fact
+from edgefusion.spec.errors import UserError
 from edgefusion.spec.toml_file import device_text
 
-MATRIX = 2048  # rows of the square matrices whose product is timed: 48 MiB in all, more than most caches
 COPY_MIB = 256  # size of the array whose copy is timed
-REPEATS = 5  # the best counts: a rate is what the machine can do, not what was left over
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 app = typer.Typer(
     add_completion=False,
@@ -71,38 +70,66 @@ def show(
 def measure(
     out: Annotated[Path | None, typer.Option("--out", help="The file to write; devices/this-machine.toml.")] = None,
     note: Annotated[str | None, typer.Option("--note", help="Said with each rate: what else ran, for one.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Measure this machine (some seconds) and write its file."""
+    """Measure this machine (half a minute) and write its file.
+
+    Memory bandwidth, and the rate of a matrix product in each precision that the engines here compute in: by numpy,
+    OpenVINO and ONNX Runtime as far as they are installed. The best counts, and the file says whose it was.
+
+    Example:  edgefusion devices measure --out mine.toml
+    """
+    if out is not None and not out.parent.is_dir():
+        raise UserError("there is no such folder.", where=str(out.parent), remedy="Make it, or choose another --out.")
     device = described(note)
     path = out or rooms.room("devices") / "this-machine.toml"
     write_whole(path, device_text(device).encode())
-    print(path)
+    if as_json:
+        print(json.dumps(device.model_dump(mode="json"), ensure_ascii=False, indent=2))
+    else:
+        print(path)
 
 
 def described(note: str | None = None) -> Device:
-    """This machine as a Device: told facts, and peak_tops.fp32 and bandwidth_gb_s measured now (some seconds).
+    """This machine as a Device: told facts, and rates measured now, each the best of numpy and the engines there are.
 
     Args:
         note: said with the measured rates, e.g. what else was running.
     """
-    processors, today = this_machine.cpu_count(), date.today().isoformat()
-    source = f"measured: numpy float32 matmul {MATRIX}³, best of {REPEATS}, {processors} processors, {today}"
-    copying = (
-        f"measured: numpy copy of {COPY_MIB} MiB, read + written, best of {REPEATS}, {processors} processors, {today}"
-    )
-    rates: dict[str, Any] = {
-        "peak_tops": {"fp32": Fact(value=round(matmul_tops(), 4), source=source, note=note)},
-        "bandwidth_gb_s": Fact(value=round(copy_gb_s(processors), 2), source=copying, note=note),
-    }
+    measured = [*_numpy_rates(), *rates()]
     return Device(
         schema_version=1,
         name="The machine this runs on",
         unified_memory=Fact(value=True, source="measured: numpy and the engine share main memory on a CPU"),
-        precisions=Fact(value=("fp32",), source=source),
         power_modes=Fact(unknown=True),
+        bandwidth_gb_s=_best([rate for rate in measured if rate.precision is None], note),
+        peak_tops={
+            precision: _best([rate for rate in measured if rate.precision == precision], note)
+            for precision in sorted({rate.precision for rate in measured if rate.precision}, key=PRECISIONS.index)
+        },
         **this_machine.told(),
-        **rates,
     )
+
+
+def _numpy_rates() -> list[Rate]:
+    processors = this_machine.cpu_count()
+    copying = f"numpy, copy of {COPY_MIB} MiB, read and written"
+    return [
+        Rate("fp32", matmul_tops(), f"numpy, matrix product {MATRIX}³"),
+        Rate(None, copy_gb_s(processors), copying),
+    ]
+
+
+def _best(found: list[Rate], note: str | None) -> Fact[float]:
+    """The highest of several measured rates, with how it was measured; the others and `note` in its note."""
+    best, *others = sorted(found, key=lambda rate: -rate.value)
+    when = f"best of {REPEATS}, {this_machine.cpu_count()} processors, {date.today().isoformat()}"
+    said = [f"{rate.how}: {_rounded(rate.value)}" for rate in others] + ([note] if note else [])
+    return Fact(value=_rounded(best.value), source=f"measured: {best.how}, {when}", note="; ".join(said) or None)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def matmul_tops() -> float:
@@ -111,7 +138,7 @@ def matmul_tops() -> float:
 
     left = np.random.default_rng(0).random((MATRIX, MATRIX), dtype=np.float32)
     out = np.empty_like(left)
-    return 2 * MATRIX**3 / _best_s(lambda: np.matmul(left, left, out=out)) / 1e12
+    return 2 * MATRIX**3 / min(timed(lambda: np.matmul(left, left, out=out))) / 1e12
 
 
 def copy_gb_s(threads: int) -> float:
@@ -122,17 +149,7 @@ def copy_gb_s(threads: int) -> float:
     target = np.zeros_like(source)
     parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
     with ThreadPoolExecutor(threads) as pool:
-        return 2 * source.nbytes / _best_s(lambda: list(pool.map(lambda pair: np.copyto(*pair), parts))) / 1e9
-
-
-def _best_s(call: Callable[[], object]) -> float:
-    call()  # the first run pays for threads and pages
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        return 2 * source.nbytes / min(timed(lambda: list(pool.map(lambda pair: np.copyto(*pair), parts)))) / 1e9
 
 
 def facts(device: Device) -> list[tuple[str, Fact[Any]]]:
