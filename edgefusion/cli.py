@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
     "report": Verb("edgefusion.report.command:main", "Make the tables of Markdown files anew from the records."),
+    "compare": Verb("edgefusion.compare:main", "Hold two profiles, benchmarks or bundles side by side."),
     "compress": Verb("edgefusion.compress.command:main", "Cut a student out of a checkpoint, its weights inherited."),
     "distill": Verb("edgefusion.distill.command:app", "Teach a student: features, few steps, a decoder, a concept."),
     "evaluate": Verb("edgefusion.evaluate.command:app", "Take figures of pictures or of a checkpoint (needs torch)."),

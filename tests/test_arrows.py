@@ -26,7 +26,20 @@ TORCH_SIDE = {
 }
 SDKS = {"onnxruntime", "openvino", "executorch", "tensorrt", "onnxruntime_qnn", "pycuda", "cuda"}
 
-BOARD = {"spec", "backends", "runtime", "boards", "build", "bench", "profile", "check", "devices", "report", "cli"}
+BOARD = {
+    "spec",
+    "backends",
+    "runtime",
+    "boards",
+    "build",
+    "bench",
+    "profile",
+    "check",
+    "devices",
+    "report",
+    "compare",
+    "cli",
+}
 """Rooms above the torch line: they never import torch, at module level or inside a function."""
 
 TORCH_TENSORS = {"executorch.py": "torch"}
@@ -41,6 +54,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime": {"backends", "spec"},
     "boards": {"backends", "spec"},
     **{verb: {"boards", "runtime", "backends", "spec"} for verb in VERBS},
+    "compare": {"report", "boards", "spec"},
     "students": {"spec"},
     "models": {"students", "spec"},
     "data": {"models", "students", "spec"},

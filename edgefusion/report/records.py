@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from edgefusion.spec.errors import UserError
+
+_MARKS = re.compile(r"[\\`*\[\]|]")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table; every column but the first is aligned right."""
     rule = ["---", *["--:"] * (len(head) - 1)]
     return "".join("| " + " | ".join(row) + " |\n" for row in [head, rule, *rows])
+
+
+def plain(text: str) -> str:
+    """Text of a record in a cell of a Markdown table: it makes no mark-up, no other column and no other line."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split())).replace("<", "&lt;")
 
 
 def read(path: Path) -> dict[str, Any]:
