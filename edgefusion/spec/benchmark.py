@@ -35,7 +35,7 @@ class Start(Strict):
     """
 
     load_ms: Ms
-    compile_ms: Ms | None
+    compile_ms: Ms | None = None
     first_picture_ms: Ms
     process_ms: Ms | None = None
 

@@ -18,7 +18,7 @@ class Software(Strict):
     """`commit`: of the checkout this ran from, with "+" where files differ from it; None of an installed wheel."""
 
     edgefusion: str
-    commit: str | None
+    commit: str | None = None
     python: str
     tools: dict[str, str] = Field(default_factory=dict, description="package → version: the engine, numpy, …")
 
@@ -34,8 +34,8 @@ class Machine(Strict):
     device: str
     name: str
     arch: str
-    processors: int = Field(ge=1)
-    memory_mib: int | None
+    processors: int | None = Field(default=None, ge=1, description="None: of a board that was not asked")
+    memory_mib: int | None = None
     system: str
     settings: dict[str, str] = Field(default_factory=dict)
     bandwidth_gb_s: float | None = None
@@ -64,7 +64,7 @@ class Subject(Strict):
     height: int
     steps: int = Field(ge=1, description="of the run that was measured")
     size_bytes: int
-    picture_psnr_db: float | None
+    picture_psnr_db: float | None = None
     parts: dict[PartName, MeasuredPart]
 
 
@@ -74,7 +74,7 @@ class Engine(Strict):
     name: str
     version: str
     provider: str
-    threads: int | None
+    threads: int | None = None
     unit: str = "cpu"
 
 

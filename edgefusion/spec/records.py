@@ -15,6 +15,7 @@ from edgefusion.spec.strict import validate
 SCHEMA_VERSION = 1
 LARGEST_BYTES = 256 * 2**20
 KINDS: dict[str, type[Profile] | type[Benchmark]] = {"profile": Profile, "bench": Benchmark}
+ROW = 120
 VERBS = "`edgefusion profile` or `edgefusion bench`"
 
 
@@ -53,8 +54,28 @@ def read_benchmark(path: Path | str) -> Benchmark:
 
 
 def record_text(record: Measured) -> str:
-    """A record as it stands in its file: JSON of one space, a newline at the end."""
-    return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    """A record as it stands in its file: JSON, a row a line, without the keys that say nothing (None)."""
+    return _lines(record.model_dump(mode="json", exclude_none=True)) + "\n"
+
+
+def _lines(value: Any, indent: str = "") -> str:
+    """JSON broken into lines where a line would be longer than ROW."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if not value or not isinstance(value, dict | list) or len(indent) + len(flat) <= ROW or _is_row(value):
+        return flat
+    inner = indent + " "
+    if isinstance(value, dict):
+        rows = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_lines(row, inner)}" for key, row in value.items()]
+        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(inner + _lines(row, inner) for row in value) + f"\n{indent}]"
+
+
+def _is_row(value: dict[str, Any] | list[Any]) -> bool:
+    """A layer, a reading: nothing inside holds more than plain values."""
+    if isinstance(value, list):
+        return False
+    plain = (one for row in value.values() for one in (row if isinstance(row, list) else [row]))
+    return not any(isinstance(one, dict | list) for one in plain)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
