@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "runtime": Verb("edgefusion.runtime.command:main", "Make a picture from a bundle and a prompt."),
     "build": Verb("edgefusion.build:main", "Build a bundle's TensorRT engines on the board, and prove them."),
     "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
+    "profile": Verb("edgefusion.profile.command:main", "Time every layer of a picture, joined to the model's modules."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
     "report": Verb("edgefusion.report.command:main", "Make the tables of Markdown files anew from the records."),
     "compare": Verb("edgefusion.compare:main", "Hold two profiles, benchmarks or bundles side by side."),

@@ -77,7 +77,7 @@ def _in_name(name: str) -> list[str]:
 def _layer(name: str, facts: Mapping[str, Any], time_ms: float) -> Layer:
     kernel = facts.get("TacticName") or facts.get("TacticValue") or ""
     kind = str(facts.get("LayerType", ""))
-    return Layer(name, sources_of(name, str(facts.get("Metadata", ""))), kind, str(kernel), time_ms)
+    return Layer(name, sources_of(name, str(facts.get("Metadata", ""))), kind, str(kernel), (time_ms,), unit="gpu")
 
 
 def _json(path: Path) -> Any:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefusion.backends._cache import Cache
+from edgefusion.backends._executorch_trace import Counting, read_etdump
+from edgefusion.backends._layer import Layer, counted
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.bundle import Part, Tensor
 from edgefusion.spec.errors import UserError
 
+read_profile = read_etdump  # of a file that a board wrote
 OLDEST = (1, 4)
 METHOD = "forward"
 LOCK = threading.Lock()
@@ -39,15 +42,14 @@ class Engine:
     A program knows its inputs by position alone: they are the manifest's, in its order. Not for two threads at once.
     """
 
-    def __init__(self, torch: Any, program: Any, part: Part) -> None:
-        self._torch, self._program, self._part = torch, program, part
-        self._method = program.load_method(METHOD)
+    def __init__(self, torch: Any, part: Part, program: Any, execute: Callable[[list[Any]], Any]) -> None:
+        self._torch, self._part, self._program, self._execute = torch, part, program, execute
 
     def __call__(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         inputs = [
             self._torch.from_numpy(np.require(feeds[row.name], requirements=["C", "W"])) for row in self._part.inputs
         ]
-        outputs = self._method.execute(inputs)
+        outputs = self._execute(inputs)
         return {row.name: value.numpy() for row, value in zip(self._part.outputs, outputs, strict=True)}
 
 
@@ -91,9 +93,49 @@ def load(
             given, made = _tensors(meta, "input"), _tensors(meta, "output")
             agree(_named(given, part.inputs), part.inputs, model, "input")
             agree(_named(made, part.outputs), part.outputs, model, "output")
-            return Engine(torch, program, part)
+            return Engine(torch, part, program, program.load_method(METHOD).execute)
     except RuntimeError as error:
         raise _refused(model, runtime, said, error) from error
+
+
+def trace(
+    model: Path,
+    part: Part,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    cache: Cache | None = None,
+) -> Counting:
+    """Load one part with the event tracer on, where this build of executorch has one.
+
+    Args: as `load`.
+
+    Raises:
+        UserError: as `load`.
+    """
+    load(model, part, provider=provider, threads=threads)  # says what is wrong
+    with LOCK, _native_log([]):
+        from executorch.extension.pybindings import portable_lib
+
+        module = portable_lib._load_for_executorch(str(model), enable_etdump=True)
+    engine = Engine(sdk()[1], part, module, lambda inputs: module.run_method(METHOD, inputs))
+    return Counting(engine, module)
+
+
+def profile(
+    model: Path,
+    part: Part,
+    feeds: dict[str, NDArray[Any]],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    runs: int = 5,
+) -> list[Layer]:
+    """The operators and delegates over `runs` runs after a first one; of a build that does not trace, the part whole.
+
+    Args: as `load`; `feeds`: {input name: array}.
+    """
+    return counted(trace(model, part, provider=provider, threads=threads), feeds, runs)
 
 
 def sdk() -> tuple[Any, Any]:

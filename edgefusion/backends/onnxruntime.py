@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import statistics
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from edgefusion.backends._cache import Cache, Entry, processor
-from edgefusion.backends._layer import Layer
+from edgefusion.backends._layer import Call, Layer, Source, Timed, counted
+from edgefusion.backends._onnx_graph import read_graph
+from edgefusion.backends._onnxruntime_trace import Origins, calls_of
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
@@ -29,6 +30,7 @@ DTYPES = {
 
 OTHERS = {".xml": ("an OpenVINO graph", "openvino"), ".pte": ("an ExecuTorch program", "executorch")}
 CPU = "CPUExecutionProvider"
+GPUS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "ROCMExecutionProvider", "DmlExecutionProvider")
 OPTIMISED, WEIGHTS = "optimised.onnx", "optimised.data"
 KEPT_BYTES = "1024"  # smaller tensors stay in the graph: shapes have to be known when it is loaded
 
@@ -89,6 +91,53 @@ def load(
     return Engine(session)
 
 
+class Counting(Timed):
+    """A graph loaded with the profiler on. Call it like an `Engine`; `calls` ends it."""
+
+    source: Source = "counters"
+
+    def __init__(self, session: Any, origins: Origins, unit: str, folder: tempfile.TemporaryDirectory[str]) -> None:
+        super().__init__(Engine(session))
+        self._session, self._origins, self._unit = session, origins, unit
+        self._folder = folder  # where the profile is written, and the optimised graph where no cache keeps it
+
+    def calls(self) -> list[Call]:
+        """The layers of every run."""
+        with self._folder:
+            events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
+        return calls_of(events, self._origins, self._unit, self.walls_ms)
+
+
+def trace(
+    model: Path,
+    part: Part,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    cache: Cache | None = None,
+) -> Counting:
+    """Load one part with the profiler on: what `load` runs, from the same cache.
+
+    Args: as `load`.
+
+    Raises:
+        UserError: as `load`.
+    """
+    ort = _sdk()
+    folder = tempfile.TemporaryDirectory(prefix="edgefusion-profile-")
+    kept = cache or Cache(Path(folder.name) / "cache", {})
+    load(model, part, provider=provider, threads=threads, cache=kept)  # says what is wrong, and fills the cache
+    name, prefix = _provider(ort, provider), str(Path(folder.name) / "layers")
+    entry = kept.entry("onnxruntime", _facts(ort))
+    if name == CPU and entry.is_whole():
+        session = _whole_session(ort, entry, name, threads, prefix)
+        origins = Origins(read_graph(model), read_graph(entry.folder / OPTIMISED))
+    else:
+        session = ort.InferenceSession(str(model), sess_options=_options(ort, threads, prefix), providers=[name])
+        origins = Origins(read_graph(model), None)
+    return Counting(session, origins, "cpu" if name == CPU else "gpu" if name in GPUS else "npu", folder)
+
+
 def profile(
     model: Path,
     part: Part,
@@ -98,46 +147,26 @@ def profile(
     threads: int | None = None,
     runs: int = 5,
 ) -> list[Layer]:
-    """The counters of every layer over `runs` runs after a first one: median time, in the order they ran.
+    """The counters of every layer over `runs` runs after a first one, in the order they ran.
 
     Args: as `load`; `feeds`: {input name: array}.
     """
-    ort = _sdk()
-    options = _options(ort, threads)
-    options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder) / "layers")
-        session = ort.InferenceSession(str(model), sess_options=options, providers=[_provider(ort, provider)])
-        for _ in range(runs + 1):
-            session.run(None, feeds)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _layers(events, runs)
-
-
-def _layers(events: list[dict[str, Any]], runs: int) -> list[Layer]:
-    times: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            name = event["name"].removesuffix("_kernel_time")
-            facts = event["args"]
-            times[name, facts["op_name"], facts["provider"]].append(event["dur"] / 1000)
-    return [
-        Layer(name, (name,), kind, kernel, statistics.median(spent[-runs:]))
-        for (name, kind, kernel), spent in times.items()
-    ]
+    return counted(trace(model, part, provider=provider, threads=threads), feeds, runs)
 
 
 def _session(ort: Any, model: Path, provider: str, threads: int | None, entry: Entry | None) -> Any:
     if entry is None:
         return ort.InferenceSession(str(model), sess_options=_options(ort, threads), providers=[provider])
     if entry.is_whole():
-        options = _options(ort, threads)
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # they are in the file
-        try:
-            return ort.InferenceSession(str(entry.use(OPTIMISED)), sess_options=options, providers=[provider])
-        except Exception:  # made by another build, or spoiled: it is made again
-            pass
+        with contextlib.suppress(Exception):  # made by another build, or spoiled: it is made again
+            return _whole_session(ort, entry, provider, threads)
     return _stored(ort, model, provider, threads, entry)
+
+
+def _whole_session(ort: Any, entry: Entry, provider: str, threads: int | None, profile: str | None = None) -> Any:
+    options = _options(ort, threads, profile)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # they are in the file
+    return ort.InferenceSession(str(entry.use(OPTIMISED)), sess_options=options, providers=[provider])
 
 
 def _stored(ort: Any, model: Path, provider: str, threads: int | None, entry: Entry) -> Any:
@@ -183,8 +212,11 @@ def _sdk() -> Any:
     return onnxruntime
 
 
-def _options(ort: Any, threads: int | None) -> Any:
+def _options(ort: Any, threads: int | None, profile: str | None = None) -> Any:
+    """`profile`: where the profiler's file goes, its beginning; None leaves the profiler off."""
     options = ort.SessionOptions()
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # as quick, and a third less memory at its peak
     if threads is not None:

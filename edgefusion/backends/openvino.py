@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import statistics
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from numpy.typing import NDArray
 
 from edgefusion.backends._available import MIB, available_mib
 from edgefusion.backends._cache import Cache, Entry
-from edgefusion.backends._layer import Layer, module_of
+from edgefusion.backends._layer import Layer, counted, module_of
 from edgefusion.backends._mapped import Mapped
+from edgefusion.backends._openvino_trace import Counting
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
@@ -37,6 +36,7 @@ DTYPES = {
 NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+(\.\d+)?")
 PORTS = ("Parameter", "Result")
 BLOB = "model.blob"
+MICROSECOND = timedelta(microseconds=1)
 EXPORT_COPIES = 4  # of the weights, in memory at once while a compiled graph is written out: two of them OpenVINO's own
 
 
@@ -59,10 +59,10 @@ class Engine:
         self._request.infer()
         return {name: tensor.data.copy() for name, tensor in self._outputs.items()}
 
-    def layers(self) -> list[Layer]:
-        """The counters of the last run; [] where it was not loaded with `counters`."""
-        nodes = {node.friendly_name: node for node in self.compiled.get_runtime_model().get_ordered_ops()}
-        return [_layer(row, nodes) for row in self._request.profiling_info if "EXECUTED" in str(row.status)]
+    def counters_us(self) -> dict[str, int]:
+        """Layer → microseconds, as the device counts; {} where it was not loaded with `counters`."""
+        rows = self._request.profiling_info
+        return {row.node_name: row.real_time // MICROSECOND for row in rows if "EXECUTED" in str(row.status)}
 
 
 def load(
@@ -105,6 +105,25 @@ def load(
     return Engine(compiled, weights)
 
 
+def trace(
+    model: Path,
+    part: Part,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    cache: Cache | None = None,
+) -> Counting:
+    """Load one part with its counters on. It is compiled anew: the cache holds graphs without.
+
+    Args: as `load`.
+
+    Raises:
+        UserError: as `load`.
+    """
+    engine = load(model, part, provider=provider, threads=threads, counters=True)
+    return Counting(engine, sdk().Core().read_model(model), provider)
+
+
 def profile(
     model: Path,
     part: Part,
@@ -114,18 +133,11 @@ def profile(
     threads: int | None = None,
     runs: int = 5,
 ) -> list[Layer]:
-    """The counters of every layer over `runs` runs after a first one: median time, in the order they ran.
+    """The counters of every layer over `runs` runs after a first one, in the order they ran.
 
     Args: as `load`; `feeds`: {input name: array}.
     """
-    engine = load(model, part, provider=provider, threads=threads, counters=True)
-    engine(feeds)
-    seen: dict[str, list[Layer]] = defaultdict(list)
-    for _ in range(runs):
-        engine(feeds)
-        for layer in engine.layers():
-            seen[layer.name].append(layer)
-    return [replace(rows[0], time_ms=statistics.median(row.time_ms for row in rows)) for rows in seen.values()]
+    return counted(trace(model, part, provider=provider, threads=threads), feeds, runs)
 
 
 def build(onnx: Path, xml: Path, *, half_weights: bool = False) -> list[Path]:
@@ -314,27 +326,6 @@ def _device_facts(core: Any, device: str) -> dict[str, str]:
 
 def _plain(properties: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in properties.items()}
-
-
-def _layer(row: Any, nodes: dict[str, Any]) -> Layer:
-    sources = _sources(nodes[row.node_name]) if row.node_name in nodes else ()
-    return Layer(row.node_name, sources, row.node_type, row.exec_type, row.real_time.total_seconds() * 1000)
-
-
-def _sources(node: Any) -> tuple[str, ...]:
-    """The graph's nodes that were fused into a layer; of one that the engine put in, those of the layer it serves."""
-    after = [use.get_node() for output in node.outputs() for use in output.get_target_inputs()]
-    before = [value.get_node() for value in node.input_values()]
-    for candidate in (node, *after, *before):
-        names = dict(candidate.get_rt_info().items()).get("originalLayersNames")
-        placed = tuple(name for name in (names.astype(str).split(",") if names else ()) if _is_module(name))
-        if placed:
-            return placed
-    return ()
-
-
-def _is_module(name: str) -> bool:
-    return "/" in name and "/sink_port_" not in name  # an output's own name
 
 
 def _place(operation: Any) -> str:

@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgefusion.backends._available import available_mib
 from edgefusion.backends._cache import Cache
-from edgefusion.backends._layer import Layer
+from edgefusion.backends._layer import Call, Layer, Source, Timed, counted, over_runs
 from edgefusion.backends._qnn_session import Soc, device_of, refused_nodes, sdk, sdk_version, session_options, unheard
 from edgefusion.backends._signature import agree
 from edgefusion.backends.onnxruntime import DTYPES, Engine
@@ -31,6 +30,7 @@ from edgefusion.spec.errors import UserError
 
 FILE = "model_ctx.onnx"
 FACTS = "context.json"
+CSV = "nodes.csv"
 BOARD = Path("/sys/devices/soc0/machine")
 NEED_MIB, NEED_FACTOR = 400, 8
 """Of compiling, MiB: 400, and 8 times the graph's file. An allowance: at full size nothing was measured yet."""
@@ -126,6 +126,47 @@ def trial(source: Path, feeds: dict[str, NDArray[Any]], soc: Soc, **options: str
         return list(open_context(Path(folder) / FILE)(feeds).values())
 
 
+class Counting(Timed):
+    """A context with the provider's detailed profile on. Call it like an `Engine`; `calls` ends it."""
+
+    source: Source = "cycles"
+
+    def __init__(self, session: Any, kernel: str, folder: tempfile.TemporaryDirectory[str]) -> None:
+        super().__init__(Engine(session))
+        self._kernel, self._folder = kernel, folder
+
+    def calls(self) -> list[Call]:
+        """The layers of every run."""
+        del self._engine  # closes the file
+        with self._folder:
+            rows = (Path(self._folder.name) / CSV).read_text(encoding="utf-8")
+        runs = layers_of_runs(rows, self._kernel)
+        return [Call(layers, wall_ms) for layers, wall_ms in zip(runs, self.walls_ms, strict=True)]
+
+
+def trace(
+    model: Path,
+    part: Part,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    cache: Cache | None = None,
+) -> Counting:
+    """Load one part with every node's cycles counted. Where the simulator runs, `kernel` says so, and cycles and times
+    are the simulator's.
+
+    Args: as `load`.
+
+    Raises:
+        UserError: as `load`.
+    """
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / CSV
+    session = _session(model, provider, threads, profiling_level="detailed", profiling_file_path=str(path))
+    simulated = device_of(sdk()[0], provider).device.type.name == "CPU"
+    return Counting(session, "simulator" if simulated else "npu", folder)
+
+
 def profile(
     model: Path,
     part: Part,
@@ -135,46 +176,44 @@ def profile(
     threads: int | None = None,
     runs: int = 1,
 ) -> list[Layer]:
-    """Every node of the compiled graph: the median of its cycles, and the run's time shared out by them.
-
-    Where the simulator runs, `kernel` says so, and cycles and times are the simulator's.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "nodes.csv"
-        session = _session(model, provider, threads, profiling_level="detailed", profiling_file_path=str(path))
-        for _ in range(runs):
-            session.run(None, feeds)
-        del session
-        rows = path.read_text(encoding="utf-8")
-    simulated = device_of(sdk()[0], provider).device.type.name == "CPU"
-    return layers(rows, "simulator" if simulated else "npu")
+    """Every node of the compiled graph over `runs` runs after a first one: the run's time shared out by its cycles."""
+    return counted(trace(model, part, provider=provider, threads=threads), feeds, runs)
 
 
 def layers(rows: str, kernel: str) -> list[Layer]:
-    """The layers of a profile that the provider wrote, in the order they ran.
+    """The layers of a profile that the provider wrote, over its runs, in the order they ran; as `layers_of_runs`."""
+    return over_runs(Call(run, 0.0) for run in layers_of_runs(rows, kernel))
+
+
+def layers_of_runs(rows: str, kernel: str) -> list[list[Layer]]:
+    """The layers of every run of a profile that the provider wrote.
 
     Args:
-        rows: its CSV, with a row `NAME:OpId_N (cycles)` for every node of every run.
-        kernel: what ran it.
+        rows: its CSV, with a row `NAME:OpId_N (cycles)` for every node of every run, and one for the run after them.
+        kernel: what ran it, `npu` or `simulator`.
     """
-    cycles: dict[str, list[int]] = defaultdict(list)
-    run_us: list[int] = []
+    runs: list[tuple[dict[str, int], float]] = []
+    cycles: dict[str, int] = {}
     for row in csv.DictReader(rows.splitlines()):
         event = row["Event Identifier"]
         if row["Message"] == "NODE" and event.endswith(" (cycles)"):
-            cycles[event.removesuffix(" (cycles)")].append(int(row["Time"]))
+            name = event.removesuffix(" (cycles)")
+            cycles[name] = cycles.get(name, 0) + int(row["Time"])
         elif event == "Accelerator (execute) time" and row["Unit of Measurement"] == "US":
-            run_us.append(int(row["Time"]))
-    spent = {name: median(counts) for name, counts in cycles.items()}
-    total, run_ms = sum(spent.values()) or 1, (median(run_us) if run_us else 0) / 1000
-    return [_layer(name, count, run_ms * count / total, kernel) for name, count in spent.items()]
+            runs.append((cycles, int(row["Time"]) / 1000))
+            cycles = {}
+    usual = {name: median(run[name] for run, _ in runs if name in run) for run, _ in runs for name in run}
+    return [
+        [_layer(name, usual[name], run_ms * count / (sum(run.values()) or 1), kernel) for name, count in run.items()]
+        for run, run_ms in runs
+    ]
 
 
 def _layer(name: str, cycles: float, time_ms: float, kernel: str) -> Layer:
     node = name.rpartition(":OpId_")[0] or name.partition(" OpId_")[0]
     kind = node.rpartition("/")[2].removeprefix("node_").rstrip("0123456789_")
     unit = "cycles of the simulator" if kernel == "simulator" else "cycles"
-    return Layer(name, (node,) if "/" in node else (), kind, f"{kernel}: {cycles:.0f} {unit}", time_ms)
+    return Layer(name, (node,) if "/" in node else (), kind, f"{kernel}: {cycles:.0f} {unit}", (time_ms,), unit=kernel)
 
 
 def _session(model: Path, provider: str, threads: int | None, **more: str) -> Any:

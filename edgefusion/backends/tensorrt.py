@@ -6,7 +6,7 @@ Written from the public Python API; whether it was executed on a board is told b
 
 from __future__ import annotations
 
-import statistics
+import json
 import threading
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgefusion.backends import _trtexec
 from edgefusion.backends._cache import Cache, Entry
 from edgefusion.backends._cuda import Cuda, open_cuda
-from edgefusion.backends._layer import Layer
+from edgefusion.backends._layer import Arrays, Call, Layer, Source, Timed, counted
 from edgefusion.backends._plan import ENGINE, OLDEST, Rules, entry_of, no_engine, rules_of, timing_file
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.atomic import write_whole
@@ -170,6 +170,61 @@ def keep(entry: Entry, write: Callable[[Path], object], model: Path) -> Path:
     return entry.folder / ENGINE
 
 
+class Counting(Timed):
+    """An engine with an IProfiler. Call it like an `Engine`."""
+
+    source: Source = "counters"
+
+    def __init__(self, engine: Engine, model: Path) -> None:
+        import tensorrt
+
+        super().__init__(engine)
+        self._loaded, self._model = engine, model
+        self._runs: list[dict[str, float]] = []
+        runs = self._runs
+
+        class Profiler(tensorrt.IProfiler):
+            def __init__(self) -> None:
+                tensorrt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                name = _trtexec.OF_PROFILE.sub("", layer_name)
+                runs[-1][name] = runs[-1].get(name, 0.0) + ms
+
+        engine.context.profiler = self._profiler = Profiler()
+
+    def __call__(self, feeds: Arrays) -> Arrays:
+        self._runs.append({})
+        return super().__call__(feeds)
+
+    def calls(self) -> list[Call]:
+        """The layers of every run."""
+        import tensorrt
+
+        inspector = self._loaded.engine.create_engine_inspector()
+        info = json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))
+        runs = (_trtexec.joined(info, run, self._model) for run in self._runs)
+        return [Call(layers, wall_ms) for layers, wall_ms in zip(runs, self.walls_ms, strict=True)]
+
+
+def trace(
+    model: Path,
+    part: Part,
+    *,
+    provider: str = "gpu",
+    threads: int | None = None,
+    cache: Cache | None = None,
+) -> Counting:
+    """Load the engine of one part with a profiler: times by IProfiler, facts by the EngineInspector.
+
+    Args: as `load`.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return Counting(load(model, part, cache=cache), model)
+
+
 def profile(
     model: Path,
     part: Part,
@@ -180,33 +235,11 @@ def profile(
     runs: int = 5,
     cache: Cache | None = None,
 ) -> list[Layer]:
-    """Every layer over `runs` runs after a first one: median time by IProfiler, facts by the EngineInspector.
+    """Every layer over `runs` runs after a first one.
 
     Args: as `load`; `feeds`: {input name: array}.
     """
-    import json
-
-    import tensorrt
-
-    engine = load(model, part, cache=cache)
-    seen: dict[str, list[float]] = {}
-
-    class Profiler(tensorrt.IProfiler):
-        def __init__(self) -> None:
-            tensorrt.IProfiler.__init__(self)
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            seen.setdefault(layer_name, []).append(ms)
-
-    engine(feeds)
-    engine.context.profiler = profiler = Profiler()
-    for _ in range(runs):
-        engine(feeds)
-    del profiler
-    inspector = engine.engine.create_engine_inspector()
-    info = json.loads(inspector.get_engine_information(tensorrt.LayerInformationFormat.JSON))
-    medians = {_trtexec.OF_PROFILE.sub("", name): statistics.median(row) for name, row in seen.items()}
-    return _trtexec.joined(info, medians, model)
+    return counted(trace(model, part, cache=cache), feeds, runs)
 
 
 def plan_of(model: Path, part: Part, cuda: Cuda, *, workspace_mib: int, timing: Path | None = None) -> bytes:
