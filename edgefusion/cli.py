@@ -34,6 +34,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb("edgefusion.export.command:main", "Make a bundle for a target from a checkpoint (needs torch)."),
     "runtime": Verb("edgefusion.runtime.command:main", "Make a picture from a bundle and a prompt."),
     "build": Verb("edgefusion.build:main", "Build a bundle's TensorRT engines on the board, and prove them."),
+    "bench": Verb("edgefusion.bench.command:main", "Measure a picture: cold, warm, part by part, and the board."),
     "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
     "profile": Verb("edgefusion.profile.command:main", "Time every layer of a picture, joined to the model's modules."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import edgefusion
+from edgefusion.boards import jetson
 from edgefusion.spec import this_machine
 from edgefusion.spec.device import Device
 from edgefusion.spec.measured import Engine, Machine, MeasuredPart, Software, Subject
@@ -18,6 +19,7 @@ from edgefusion.spec.recipe import Activations
 
 TOOLS = ("numpy", "tokenizers", "pillow", "onnxruntime", "openvino", "executorch", "tensorrt", "onnxruntime-qnn")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+MAX_KHZ = GOVERNOR.with_name("scaling_max_freq")
 HYPERVISOR = "hypervisor"  # a flag of x86 processors
 
 
@@ -66,8 +68,13 @@ def machine(device: str, facts: Device) -> Machine:
 
 
 def settings() -> dict[str, str]:
-    """What Linux tells of the processor's state: governor, virtual (a hypervisor shares it with others)."""
+    """What the system tells of its state: a Jetson's power_mode, the processor's governor and max_mhz, virtual (a
+    hypervisor shares it with others)."""
     found = {}
+    if mode := jetson.told().power_mode:
+        found["power_mode"] = mode
+    if MAX_KHZ.is_file():
+        found["max_mhz"] = str(int(MAX_KHZ.read_text(encoding="ascii")) // 1000)
     if GOVERNOR.is_file():
         found["governor"] = GOVERNOR.read_text(encoding="ascii").strip()
     if sys.platform == "linux" and HYPERVISOR in Path("/proc/cpuinfo").read_text(encoding="utf-8").split():

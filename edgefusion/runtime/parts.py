@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -28,6 +29,8 @@ from edgefusion.spec.recipe import Activations
 FALLBACK = "onnxruntime"  # reads the portable ONNX that every other target's bundle holds too
 TEXT: tuple[PartName, ...] = ("text_encoder", "text_encoder_2")
 TEXTS = 32  # results remembered; SDXL's two of one prompt are 0.6 MB
+Observer = Callable[[PartName, float], None]
+"""Told after each run of a part: which, and how many ms it took, loading included where that was its turn to load."""
 WAIT_S = 0.05  # between two looks at `cancel` while another thread's picture is being made
 
 
@@ -46,6 +49,7 @@ class Parts:
         low_memory: hold one part at a time, loaded when it is first run and released when another is.
         cache: True for compiled graphs in the user's cache folder, a path for another one, False for none.
         activations: compute in this type instead of the manifest's.
+        observe: told of each run of a part; not of what was remembered of an earlier one.
 
     Raises:
         UserError: the engine is not here, a part does not load, or the memory will not do.
@@ -61,8 +65,9 @@ class Parts:
         low_memory: bool = False,
         cache: bool | Path | str = True,
         activations: Activations | None = None,
+        observe: Observer | None = None,
     ) -> None:
-        self.bundle, self.low_memory = bundle, low_memory
+        self.bundle, self.low_memory, self._observe = bundle, low_memory, observe
         self.backend = own_backend(bundle) if backend is None else backend
         self._engine, self._options = engine_of(self.backend), {"provider": provider, "threads": threads}
         self._cache, self._activations = cache_folder(cache), activations
@@ -108,6 +113,11 @@ class Parts:
             self._cancel = before
             self._lock.release()
 
+    def forget(self) -> None:
+        """Remember no prompt any longer: the text encoders run again for the next one, whichever it is."""
+        with self._lock:
+            self._texts.clear()
+
     def close(self) -> None:
         """Let go of the parts and their memory."""
         with self._lock:
@@ -122,7 +132,10 @@ class Parts:
             raise Cancelled
 
     def _run(self, name: PartName, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        began = time.perf_counter()
         outputs = self._ready(name)(feeds)
+        if self._observe is not None:
+            self._observe(name, (time.perf_counter() - began) * 1000)
         tensors = self.bundle.manifest.parts[name].outputs
         return {tensor.name: from_tensor(outputs[tensor.name], tensor) for tensor in tensors}
 

@@ -18,7 +18,7 @@ from edgefusion.runtime import image
 from edgefusion.runtime.conditions import Text, check_negative, chosen_scale, encode, predictor
 from edgefusion.runtime.fitting import require_fit
 from edgefusion.runtime.known import opened
-from edgefusion.runtime.parts import Parts
+from edgefusion.runtime.parts import Observer, Parts
 from edgefusion.runtime.sampler import Latents, Step, draw_noise, sample
 from edgefusion.runtime.tokenizer import Tokenizer, Tokens
 from edgefusion.spec.bundle import Part
@@ -50,6 +50,7 @@ class Pipeline:
         low_memory: hold one part in memory at a time, loaded when its turn comes.
         cache: True keeps compiled graphs in the user's cache folder, a path there, False not at all.
         activations: compute in this type where the engine has a choice, instead of the manifest's.
+        observe: told of each run of a part, its name and how many ms it took.
 
     Threads may share a pipeline: pictures are made one after the other, each with all the machine.
 
@@ -68,6 +69,7 @@ class Pipeline:
         low_memory: bool = False,
         cache: bool | Path | str = True,
         activations: Activations | None = None,
+        observe: Observer | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else opened(bundle, verify=verify, cache=cache)
         manifest = self.bundle.manifest
@@ -83,6 +85,7 @@ class Pipeline:
             low_memory=low_memory,
             cache=cache,
             activations=activations,
+            observe=observe,
         )
 
     def __enter__(self) -> Pipeline:
@@ -96,6 +99,10 @@ class Pipeline:
     def close(self) -> None:
         """Let go of the parts and their memory."""
         self._parts.close()
+
+    def forget(self) -> None:
+        """Encode the next prompt anew, also where it was seen lately."""
+        self._parts.forget()
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

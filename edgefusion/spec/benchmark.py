@@ -32,12 +32,16 @@ class Steady(Strict):
 class Start(Strict):
     """A fresh process. `load_ms`: bundle opened, parts loaded; `compile_ms`: the same with an empty cache of compiled
     graphs, None of an engine without; `first_picture_ms`: after loading; `process_ms`: from start to PNG, warm cache.
+    `cold_…` are of the process with the empty cache. Of several warm processes the medians; `raw_ms` has each one's.
     """
 
     load_ms: Ms
     compile_ms: Ms | None = None
     first_picture_ms: Ms
     process_ms: Ms | None = None
+    cold_process_ms: Ms | None = None
+    cold_peak_mib: float | None = None
+    raw_ms: dict[str, tuple[Ms, ...]] = Field(default_factory=dict)
 
 
 class Benchmark(Measured):
