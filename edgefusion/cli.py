@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "bench": Verb("edgefusion.bench.command:main", "Measure a picture: cold, warm, part by part, and the board."),
     "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
     "profile": Verb("edgefusion.profile.command:main", "Time every layer of a picture, joined to the model's modules."),
+    "predict": Verb("edgefusion.predict.command:main", "Predict a picture's time on a board that is not here."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
     "report": Verb("edgefusion.report.command:main", "Make the tables of Markdown files anew from the records."),
     "compare": Verb("edgefusion.compare:main", "Hold two profiles, benchmarks or bundles side by side."),

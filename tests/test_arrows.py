@@ -36,6 +36,7 @@ BOARD = {
     "profile",
     "check",
     "devices",
+    "predict",
     "report",
     "compare",
     "cli",
@@ -45,7 +46,7 @@ BOARD = {
 TORCH_TENSORS = {"executorch.py": "torch"}
 """Its runtime for Python takes torch tensors, and `pip install executorch` brings torch. Inside functions only."""
 
-VERBS = {"build", "bench", "profile", "check", "devices", "report"}
+VERBS = {"build", "bench", "profile", "check", "devices", "predict", "report"}
 
 ARROWS: dict[str, set[str]] = {
     "spec": set(),

@@ -14,6 +14,7 @@ from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.benchmark import Benchmark
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import Activations
+from edgefusion.spec.records import record_text
 
 PROFILES = Path("profiles")
 
@@ -82,7 +83,7 @@ def main(
     )
     record = measure(plan)
     path = out or _default(record)
-    text = record.model_dump_json(indent=1, exclude_none=False) + "\n"
+    text = record_text(record)
     write_whole(path, text.encode())
     if as_json:
         print(text, end="")

@@ -123,7 +123,9 @@ def run(order: dict[str, Any], scratch: Path) -> dict[str, Any]:
     whole = Order(**{**order, "began_s": time.monotonic()})
     order_file.write_text(json.dumps(asdict(whole)), encoding="utf-8")
     words = [sys.executable, "-m", "edgefusion.bench.fresh", str(order_file), str(answer_file)]
-    done = subprocess.run(words, env=_environment(), stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        words, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
+    )
     answer = json.loads(answer_file.read_text(encoding="utf-8")) if answer_file.is_file() else None
     if answer is None or done.returncode:
         raise _died(done.returncode, done.stderr, order["bundle"])
