@@ -13,13 +13,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from edgefusion.export.graphs import load_graph  # noqa: E402
+from edgefusion.export.legal import halves  # noqa: E402
 from edgefusion.export.legal.attention import PlainProcessor, plain_attention  # noqa: E402
 from edgefusion.export.legal.every import legalise  # noqa: E402
 from edgefusion.export.legal.gates import split_gates  # noqa: E402
 from edgefusion.export.legal.norms import plain_norms  # noqa: E402
 from edgefusion.export.legal.tiling import Tiled, Tiles  # noqa: E402
 from edgefusion.export.legal.timesteps import tabled_timesteps  # noqa: E402
-from edgefusion.export.legal.upsampling import transposed_upsampling  # noqa: E402
+from edgefusion.export.legal.upsampling import phased_upsampling  # noqa: E402
 from edgefusion.export.tensors import signatures  # noqa: E402
 from edgefusion.models.layout import read_layout  # noqa: E402
 from edgefusion.models.locate import locate  # noqa: E402
@@ -90,18 +91,32 @@ def test_upsampling(size: tuple[int, int]) -> None:
     from diffusers.models.upsampling import Upsample2D
 
     module = Upsample2D(12, use_conv=True, out_channels=20)
-    assert before_and_after(module, transposed_upsampling, torch.randn(1, 12, *size)) < TOLERANCE
+    assert before_and_after(module, phased_upsampling, torch.randn(1, 12, *size)) < TOLERANCE
 
 
 def test_upsampling_in_a_sequence() -> None:
     layers = [torch.nn.ReLU(), torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(6, 5, 3, padding=1, bias=False)]
-    assert before_and_after(torch.nn.Sequential(*layers), transposed_upsampling, torch.randn(1, 6, 4, 5)) < TOLERANCE
+    assert before_and_after(torch.nn.Sequential(*layers), phased_upsampling, torch.randn(1, 6, 4, 5)) < TOLERANCE
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_halves(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(halves, "FEWEST_CHANNELS", 12)
+    conv = torch.nn.Conv2d(12, 10, 3, stride=2, padding=1, bias=bias)
+    assert before_and_after(torch.nn.Sequential(conv), halves.halved_convolutions, torch.randn(1, 12, 8, 6)) < TOLERANCE
+
+
+def test_convolutions_that_gain_nothing_by_halves() -> None:
+    few, as_many = torch.nn.Conv2d(640, 320, 3), torch.nn.Conv2d(1280, 1280, 3)
+    one = torch.nn.Conv2d(960, 320, 1)
+    assert halves.halved_convolutions(torch.nn.Sequential(few, as_many, one)) == 0
+    assert halves.halved_convolutions(torch.nn.Sequential(torch.nn.Conv2d(960, 320, 3))) == 1
 
 
 def test_upsampling_that_is_something_else_is_left_alone() -> None:
     layers = [torch.nn.Upsample(scale_factor=3), torch.nn.Conv2d(6, 5, 3, padding=1)]
     layers += [torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(5, 5, 1)]
-    assert transposed_upsampling(torch.nn.Sequential(*layers)) == 0
+    assert phased_upsampling(torch.nn.Sequential(*layers)) == 0
 
 
 def attention(**more: Any) -> Any:
