@@ -31,7 +31,7 @@ def median_error(rows: Sequence[LeftOut]) -> float:
 def bar(rows: Sequence[LeftOut], share: float = 0.8) -> tuple[float, float]:
     """measured / predicted, lowest and highest, of the middle `share` of the rows; all of them where they are few."""
     ratios = sorted(row.measured_ms / row.predicted_ms for row in rows)
-    cut = int(len(ratios) * (1 - share) / 2)
+    cut = int(len(ratios) * (1 - share) / 2 + 1e-9)
     return ratios[cut], ratios[len(ratios) - 1 - cut]
 
 
