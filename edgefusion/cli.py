@@ -39,7 +39,9 @@ VERBS: dict[str, Verb] = {
     "profile": Verb("edgefusion.profile.command:main", "Time every layer of a picture, joined to the model's modules."),
     "predict": Verb("edgefusion.predict.command:main", "Predict a picture's time on a board that is not here."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
-    "report": Verb("edgefusion.report.command:main", "Make the tables of Markdown files anew from the records."),
+    "report": Verb(
+        "edgefusion.report.command:main", "Write a page about records, or make the tables of Markdown files anew."
+    ),
     "compare": Verb("edgefusion.compare:main", "Hold two profiles, benchmarks or bundles side by side."),
     "compress": Verb("edgefusion.compress.command:main", "Cut a student out of a checkpoint, its weights inherited."),
     "distill": Verb("edgefusion.distill.command:app", "Teach a student: features, few steps, a decoder, a concept."),
