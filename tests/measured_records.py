@@ -27,7 +27,8 @@ def layer(module: str, kind: str, ms: float, **more: Any) -> LayerTimes:
     facts: dict[str, Any] = {"macs": None, "bytes_in": 4000, "bytes_out": 4000, "bytes_weights": 0}
     if kind in ("Convolution", "FullyConnected"):
         facts |= {"macs": int(ms * 4e7), "bytes_weights": 20000}
-    facts |= {"name": f"{module}/{kind}", "kernel": f"jit_{kind.lower()}", "unit": "cpu", "modules": (module,), **more}
+    facts |= {"name": f"{module}/{kind}", "kernel": f"jit_{kind.lower()}", "unit": "cpu", "computes": "fp32"}
+    facts |= {"modules": (module,), **more}
     return LayerTimes(kind=kind, times_ms=tuple(round(ms * by, 4) for by in JITTER), **facts)
 
 

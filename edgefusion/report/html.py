@@ -28,6 +28,7 @@ from edgefusion.spec.profile import Profile
 
 PAGE = Path(__file__).parent / "page"
 TOP = 20
+_PATH = re.compile(r"[a-z_]\w*(\.\w+)+( and \d+ more)?$")
 _FIGURE = re.compile(r"[+-]?\d[\d.,e+-]*( ?(%|ms|MiB|dB|…).*)?$")
 CLASS_LEGEND = [*COLOURS.items(), (LEFT_OVER, "left")]
 
@@ -104,7 +105,7 @@ def breakable(text: str) -> Any:
     """Escaped, with places where a long module path may be broken."""
     from markupsafe import Markup, escape
 
-    return escape(text).replace(".", Markup(".<wbr>")) if text.count(".") > 1 else escape(text)
+    return escape(text).replace(".", Markup(".<wbr>")) if _PATH.match(text) else escape(text)
 
 
 def is_figure(text: str) -> bool:

@@ -53,7 +53,7 @@ def drawn(given: Sequence[Given]) -> Drawing | None:
     for tick in ticks(*scale, 8):
         x = _x(tick, *scale)
         place = "mid" if 20 < x < WIDTH - 30 else "end" if x > 20 else "soft"
-        drawing.text(x, ROW * len(rows) + 18, ms_text(tick), place)
+        drawing.text(x, ROW * len(rows) + 18, f"{tick:g} ms", place)
     return drawing
 
 

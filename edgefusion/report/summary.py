@@ -73,7 +73,7 @@ def _figures(one: Given) -> list[str]:
 
 
 def _times(runs: Sequence[float]) -> list[str]:
-    return [ms_text(sums.middle(runs)), f"{min(runs):.4g} … {max(runs):.4g} ms"] if runs else [NONE, NONE]
+    return [ms_text(sums.middle(runs)), f"{min(runs):.3g} … {ms_text(max(runs))}"] if runs else [NONE, NONE]
 
 
 def notes(given: Sequence[Given]) -> list[str]:

@@ -81,12 +81,13 @@ def drawn(profile: Profile) -> Drawing:
         for piece in merged(pieces, THINNEST * end / WIDTH):
             x, width = piece.start_ms / end * WIDTH, piece.ms / end * WIDTH
             told = f"{piece.label}: {ms_text(piece.ms)} from {ms_text(piece.start_ms)}"
-            drawing.box(x, index * LANE + LABEL, max(width - 0.3, 0.2), HEIGHT, piece.colour, told, piece.label)
+            gap = 1.0 if lane == "calls" else 0.3
+            drawing.box(x, index * LANE + LABEL, max(width - gap, 0.2), HEIGHT, piece.colour, told, piece.label)
     base = LANE * len(found)
     for tick in ticks(0.0, end, 8):
         x = tick / end * WIDTH
         drawing.line([(x, base), (x, base + 5)], "axis")
-        drawing.text(x, base + 19, ms_text(tick), "mid" if 20 < x < WIDTH - 20 else "end" if x > 20 else "soft")
+        drawing.text(x, base + 19, f"{tick:g} ms", "mid" if 20 < x < WIDTH - 20 else "end" if x > 20 else "soft")
     return drawing
 
 

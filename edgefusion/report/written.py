@@ -47,7 +47,7 @@ def compared(given: list[Given]) -> list[Comparison]:
     """Of every kind of which there are two; bundles beside records are shown, not compared."""
     kinds = dict.fromkeys(one.kind for one in given if one.record or all(other.record is None for other in given))
     pairs = [[one for one in given if one.kind == kind] for kind in kinds]
-    return [compare(*pair, DEPTH) for pair in pairs if len(pair) == 2]
+    return [compare(pair[0], pair[1], DEPTH) for pair in pairs if len(pair) == 2]
 
 
 def draw_bundles(given: list[Given], said: Callable[[str], None]) -> tuple[list[Picture], list[str]]:
