@@ -6,6 +6,7 @@ which value, and a node's whole-number attributes. The file is mapped, weights i
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ from edgefusion.spec.errors import UserError
 GRAPH = 7  # of ModelProto
 NODE, INITIALIZER, INPUT = 1, 5, 11  # of GraphProto
 INPUTS, OUTPUTS, NAME, KIND, ATTRIBUTE = 1, 2, 3, 4, 5  # of NodeProto
-DIMS, TENSOR_NAME, VALUE_NAME, ATTRIBUTE_NAME, ATTRIBUTE_INT = 1, 8, 1, 1, 3
+DIMS, DATA_TYPE, TENSOR_NAME = 1, 2, 8  # of TensorProto
+VALUE_NAME, ATTRIBUTE_NAME, ATTRIBUTE_INT = 1, 1, 3
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+BITS = {1: 32, 4: 16, 5: 16, 6: 32, 7: 64, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
+"""Of TensorProto.DataType where it is not 8."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,25 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Weight:
+    """What is stored: its shape, and bits of a number."""
+
+    shape: tuple[int, ...]
+    bits: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all numbers."""
+        return math.prod(self.shape) * self.bits // 8
+
+
+@dataclass(frozen=True)
 class Graph:
-    """Nodes in the file's order, and what no node makes: `inputs`, and `weights` with their shapes."""
+    """Nodes in the file's order, and what no node makes: `inputs`, and `weights`."""
 
     nodes: tuple[Node, ...]
     inputs: frozenset[str]
-    weights: dict[str, tuple[int, ...]]
+    weights: dict[str, Weight]
 
     def makers(self) -> dict[str, Node]:
         """Value → the node that makes it."""
@@ -60,7 +77,7 @@ def read_graph(path: Path) -> Graph:
     """
     nodes: list[Node] = []
     inputs: set[str] = set()
-    weights: dict[str, tuple[int, ...]] = {}
+    weights: dict[str, Weight] = {}
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for start, end in _messages(content, 0, len(content), GRAPH):
@@ -85,16 +102,19 @@ def _node(content: mmap.mmap, start: int, end: int) -> Node:
     )
 
 
-def _weight(content: mmap.mmap, start: int, end: int) -> tuple[str, tuple[int, ...]]:
+def _weight(content: mmap.mmap, start: int, end: int) -> tuple[str, Weight]:
     shape: list[int] = []
+    kind = 0
     for field, wire, begin, stop in _fields(content, start, end):
-        if field == DIMS and wire == VARINT:
+        if field == DATA_TYPE:
+            kind = begin
+        elif field == DIMS and wire == VARINT:
             shape.append(begin)
         elif field == DIMS:  # packed
             while begin < stop:
                 size, begin = _varint(content, begin)
                 shape.append(size)
-    return next(_texts(content, start, end, TENSOR_NAME), ""), tuple(shape)
+    return next(_texts(content, start, end, TENSOR_NAME), ""), Weight(tuple(shape), BITS.get(kind, 8))
 
 
 def _integers(content: mmap.mmap, start: int, end: int) -> Iterator[tuple[str, int]]:

@@ -36,7 +36,8 @@ class Origins:
         self._optimised = {node.name: node for node in optimised.nodes} if optimised else {}
         self._before = optimised.makers() if optimised else {}
         self._after = optimised.users() if optimised else {}
-        self._there = {*self._before, *source.inputs, *(optimised or source).weights}
+        self._stored = (optimised or source).weights
+        self._there = {*self._before, *source.inputs, *self._stored}
         self._there |= {name.removesuffix(BLOCKED) for name in self._optimised if name.endswith(BLOCKED)}
 
     def of(self, name: str) -> tuple[str, ...]:
@@ -64,8 +65,16 @@ class Origins:
         for place in self.of(name):
             node = self._nodes.get(place)
             if node and node.kind == "Conv":
-                return self._weights.get(node.inputs[1], ())
+                weight = self._weights.get(node.inputs[1])
+                return weight.shape if weight else ()
         return ()
+
+    def weight_bytes(self, name: str) -> int | None:
+        """What a node of the optimised graph reads of weights, None where that graph is not known. (Events leave out
+        weights that a kernel has packed for itself.)"""
+        if name not in self._optimised:
+            return None
+        return sum(self._stored[value].size_bytes for value in self._optimised[name].inputs if value in self._stored)
 
     def _own(self, name: str) -> tuple[str, ...]:
         node, places = self._optimised.get(name), []
@@ -130,7 +139,7 @@ def macs_of(
         return output[0] * math.prod(output[2:]) * math.prod(filters)
     if "Conv" in kind and right:
         return math.prod(output) * math.prod(right[1:])
-    if "Gemm" in kind or ("MatMul" in kind and right):
+    if "Gemm" in kind or "MatMul" in kind:
         return math.prod(output) * (left[-2] if integers.get("transA") and len(left) > 1 else left[-1])
     if kind in ("Attention", "MultiHeadAttention") and len(inputs) > 2:
         return _attention(left, right, inputs[2], integers)
@@ -166,6 +175,7 @@ def _layer(name: str, facts: dict[str, Any], origins: Origins, unit: str) -> Lay
     outputs = [next(iter(row.values())) for row in facts.get("output_type_shape", ())]
     kind, shapes = facts["op_name"], [shape for _, shape in inputs]
     filters = origins.filter_shape(name) if "Conv" in kind else ()
+    packed = origins.weight_bytes(name)
     quantised = any(word in kind for word in ("QLinear", "QGemm", "Integer"))
     return Layer(
         name=name,
@@ -178,7 +188,7 @@ def _layer(name: str, facts: dict[str, Any], origins: Origins, unit: str) -> Lay
         macs=macs_of(kind, shapes, outputs[0] if outputs else [], origins.integers(name), filters),
         bytes_in=_bytes(facts, "activation_size"),
         bytes_out=_bytes(facts, "output_size"),
-        bytes_weights=_bytes(facts, "parameter_size"),
+        bytes_weights=_bytes(facts, "parameter_size") if packed is None else packed,
     )
 
 

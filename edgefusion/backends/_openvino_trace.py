@@ -7,17 +7,20 @@ run's time is the difference of two such sums, right to about as many microsecon
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgefusion.backends._layer import Arrays, Call, Layer, Source, Timed
+from edgefusion.backends._layer import Arrays, Call, Layer, Source, Timed, module_of
 
 if TYPE_CHECKING:
     from edgefusion.backends.openvino import Engine
 
 TYPES = {"i8": "int8", "u8": "int8", "I8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
 BITS = {"int8": 8, "bf16": 16, "fp16": 16, "fp32": 32}
+QUANTISER = re.compile(r"/fq_.*$")  # NNCF's: NODE/fq_output_0, WEIGHTS/fq_weights_1
+NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+/")
 LOST_US = 0.5  # of every time of a layer, on the mean: the engine cuts it to whole microseconds
 
 
@@ -90,13 +93,21 @@ def facts(graph: Any, source: Any, unit: str) -> dict[str, Layer]:
 def sources_of(node: Any, products: Iterable[str] = ()) -> tuple[str, ...]:
     """The graph's nodes that were fused into a layer, those of `products` first; of one that the engine put in, the
     first of the layer it serves."""
+    if placed := _placed(node):
+        return tuple(sorted(placed, key=lambda name: name not in products))
     after = [use.get_node() for output in node.outputs() for use in output.get_target_inputs()]
     before = [value.get_node() for value in node.input_values()]
-    for candidate in (node, *after, *before):
-        placed = [name for name in _told(candidate, "originalLayersNames").split(",") if _is_module(name)]
-        if placed:
-            return tuple(sorted(placed, key=lambda name: name not in products)) if candidate is node else (placed[0],)
-    return ()
+    return next((found[:1] for one in (*after, *before) if (found := _placed(one))), ())
+
+
+def _placed(node: Any) -> tuple[str, ...]:
+    """MODULE/NODE of what is told of a node. Of a product with weights to decompress, OpenVINO 2026.4 lists what feeds
+    it: then its own name alone counts, which begins with the product's."""
+    told = tuple(name for row in _names(node) if _is_module(name := QUANTISER.sub("", row)))
+    own = QUANTISER.sub("", node.get_friendly_name())
+    if _told(node, "layerType") == "Reorder" or not _is_module(own):
+        return told
+    return (own, *told) if module_of(own) in map(module_of, told) else (own,)
 
 
 def _layer(node: Any, products: dict[str, int], constant: dict[str, bool], unit: str) -> Layer:
@@ -163,7 +174,8 @@ def _told(node: Any, key: str) -> str:
 
 
 def _is_module(name: str) -> bool:
-    return "/" in name and "/sink_port_" not in name  # an output's own name
+    """Not an output's own name, nor that of a quantiser behind an operation that OpenVINO numbered."""
+    return "/" in name and "/sink_port_" not in name and not NUMBERED.match(name)
 
 
 def _shape(value: Any) -> list[int]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
+from edgefusion.spec.bundle import PartName
 from edgefusion.spec.errors import UserError
 
 app = typer.Typer(
@@ -63,7 +64,13 @@ def sensitivity(
 @app.command()
 def mixed(
     study: Annotated[Path, typer.Argument(help="What `quantize sensitivity --out` wrote, of layers.")],
-    times: Annotated[Path, typer.Option(help='Layer times: {"MODULE": {"int8": MS, "bf16": MS}, …}.')],
+    times: Annotated[
+        list[Path],
+        typer.Option(
+            help='Layer times: {"MODULE": {"int8": MS, "bf16": MS}, …}; or twice: records of `edgefusion profile` of '
+            "the int8 and of the float bundle."
+        ),
+    ],
     floor: Annotated[float, typer.Option(min=0, help="PSNR that the part must reach, dB.")],
     as_json: Json = False,
 ) -> None:
@@ -74,10 +81,13 @@ def mixed(
     Examples:
 
       edgefusion quantize mixed sensitivity.json --times times.json --floor 40
-    """
-    from edgefusion.quantize.mixed import as_toml, choose, read_times
 
-    choice = choose(read_times(times), _alone(study), floor)
+      edgefusion quantize mixed sensitivity.json --times int8.profile.json --times bf16.profile.json --floor 40
+    """
+    from edgefusion.quantize.mixed import as_toml, choose
+    from edgefusion.quantize.profiled import times_of
+
+    choice = choose(times_of(times, _part(study)), _alone(study), floor)
     if as_json:
         rows = [row.model_dump() for row in choice.keep_high]
         print(json.dumps({**choice.__dict__, "keep_high": rows}, indent=1))
@@ -87,6 +97,15 @@ def mixed(
         f"(all int8 {choice.ms_all_int8:g}, all float {choice.ms_all_float:g})"
     )
     print(as_toml(choice), end="")
+
+
+def _part(path: Path) -> PartName:
+    """The part that was studied; the U-Net where an old file does not say."""
+    try:
+        name = json.loads(path.read_text("utf-8")).get("part")
+    except (OSError, ValueError, AttributeError):
+        name = None  # what is wrong with it `_alone` says
+    return next((part for part in get_args(PartName) if part == name), "unet")
 
 
 def _alone(path: Path) -> dict[str, float]:
