@@ -78,7 +78,7 @@ def main(
         profile = of_this_machine(
             bundle, engines, prompt=prompt, steps=steps, runs=runs, device=device, note=note, tell=_tell
         )
-    path = out or own_place(profile)
+    path = out or own_place(profile, None if given else activations)
     write(profile, path)
     if as_json:
         print(json.dumps({"out": str(path), **figures(profile)}, indent=2))

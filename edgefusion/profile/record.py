@@ -64,9 +64,13 @@ def elsewhere(bundle: Bundle, found: Found, engine: str, told: Circumstances) ->
     )
 
 
-def own_place(profile: Profile) -> Path:
-    """profiles/DEVICE/BUNDLE.ENGINE.profile.json in the checkout that is the current folder, else the file alone."""
-    engine = profile.engine.name if profile.engine.threads is None else f"{profile.engine.name}-{_threads(profile)}"
+def own_place(profile: Profile, activations: str | None = None) -> Path:
+    """profiles/DEVICE/BUNDLE.ENGINE.profile.json in the checkout that is the current folder, else the file alone.
+
+    Where activations or threads were asked for, the engine's name is followed by them: openvino-bf16-1t.
+    """
+    threads = f"{profile.engine.threads}t" if profile.engine.threads else None
+    engine = "-".join(word for word in (profile.engine.name, activations, threads) if word)
     name = f"{profile.subject.name}.{engine}.profile.json"
     return Path(ROOM, profile.machine.device, name) if Path(ROOM).is_dir() else Path(name)
 
@@ -84,10 +88,6 @@ def write(profile: Profile, path: Path) -> None:
             f"cannot be made: {error.strerror}.", where=str(path.parent), remedy="Choose another --out."
         ) from error
     write_whole(path, record_text(profile).encode())
-
-
-def _threads(profile: Profile) -> str:
-    return f"{profile.engine.threads}t"
 
 
 def _described(name: str, facts: Device) -> Machine:
