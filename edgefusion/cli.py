@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 from edgefusion import __version__
 from edgefusion.spec.errors import UserError
@@ -21,22 +22,28 @@ from edgefusion.spec.errors import UserError
 TALKATIVE = ("torchao", "torch.utils._pytree")
 """diffusers imports torchao where it is installed, which then speaks of kernels for GPUs that nothing here asks for."""
 INTERRUPTED = "Interrupted; run the same command again to continue."
+ON_BOARDS = "edgefusion.boards.command:on_boards"
+ON_HELP = "Do it on this board instead: ssh://user@host, ssh://host:22/folder, adb or adb:serial. May be repeated."
 
 
 class Verb(NamedTuple):
-    """`target`: "module:name" of a function with typer-annotated parameters, or of a `typer.Typer`."""
+    """`target`: "module:name" of a function with typer-annotated parameters, or of a `typer.Typer`.
+
+    `on_boards`: the function takes `--on` and is then run on those boards (edgefusion/boards); it knows nothing of it.
+    """
 
     target: str
     summary: str
+    on_boards: bool = False
 
 
 VERBS: dict[str, Verb] = {
     "export": Verb("edgefusion.export.command:main", "Make a bundle for a target from a checkpoint (needs torch)."),
-    "runtime": Verb("edgefusion.runtime.command:main", "Make a picture from a bundle and a prompt."),
-    "build": Verb("edgefusion.build:main", "Build a bundle's TensorRT engines on the board, and prove them."),
-    "bench": Verb("edgefusion.bench.command:main", "Measure a picture: cold, warm, part by part, and the board."),
-    "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed."),
-    "profile": Verb("edgefusion.profile.command:main", "Time every layer of a picture, joined to the model's modules."),
+    "runtime": Verb("edgefusion.runtime.command:main", "Make a picture from a bundle and a prompt.", True),
+    "build": Verb("edgefusion.build:main", "Build a bundle's TensorRT engines on the board, and prove them.", True),
+    "bench": Verb("edgefusion.bench.command:main", "Measure a picture: cold, warm, part by part, and the board.", True),
+    "check": Verb("edgefusion.check:main", "Verify a bundle: hashes, and the golden replayed.", True),
+    "profile": Verb("edgefusion.profile.command:main", "Time every layer of a picture, joined to its modules.", True),
     "predict": Verb("edgefusion.predict.command:main", "Predict a picture's time on a board that is not here."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
     "report": Verb(
@@ -67,7 +74,11 @@ def present_verbs() -> dict[str, Verb]:
 
 def load(verb: Verb) -> Any:
     """The function or `typer.Typer` a verb points to (imports its module)."""
-    module, _, name = verb.target.partition(":")
+    return _loaded(verb.target)
+
+
+def _loaded(target: str) -> Any:
+    module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
@@ -79,7 +90,7 @@ def run(function: Any, args: Sequence[str] | None = None, prog: str | None = Non
         args: the words after the verb; those of this process without it.
         prog: the name usage lines show; `python -m edgefusion.<verb>` without it.
     """
-    guarded(lambda: _as_command(function)(args=args, prog_name=prog))
+    guarded(lambda: as_command(function)(args=args, prog_name=prog))
 
 
 def guarded(call: Callable[[], object]) -> NoReturn:
@@ -109,14 +120,45 @@ def _complain(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _as_command(function: Any) -> Callable[..., object]:
+def as_command(function: Any) -> Callable[..., object]:
+    """The command of a verb's function, `--on` among its options where VERBS says so; a `typer.Typer` as it is."""
     import typer
 
     if isinstance(function, typer.Typer):
         return function
+    name = _name_of(function)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(function)
+    app.command()(_with_boards(function, name) if name else function)
     return app
+
+
+def _name_of(function: Callable[..., object]) -> str | None:
+    """The verb of boards that a function is; `python -m edgefusion.check` calls the module __main__."""
+    module = function.__module__
+    if module == "__main__" and (spec := getattr(sys.modules["__main__"], "__spec__", None)):
+        module = spec.name
+    target = f"{module}:{function.__name__}"
+    return next((name for name, verb in VERBS.items() if verb.on_boards and verb.target == target), None)
+
+
+def _with_boards(function: Callable[..., object], name: str) -> Callable[..., object]:
+    """`function` with the option --on: without it as it was, with it run on those boards by the same words."""
+    import typer
+
+    def called(context: typer.Context, **given: Any) -> object:
+        boards = given.pop("on")
+        return _loaded(ON_BOARDS)(name, signature, context, boards) if boards else function(**given)
+
+    signature = inspect.signature(function, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    rows = [row.replace(kind=keyword) for row in signature.parameters.values()]
+    on = Annotated[list[str] | None, typer.Option("--on", metavar="BOARD", help=ON_HELP)]
+    rows.insert(0, inspect.Parameter("context", keyword, annotation=typer.Context))
+    rows.append(inspect.Parameter("on", keyword, annotation=on, default=None))
+    called.__signature__ = signature.replace(parameters=rows)  # type: ignore[attr-defined]
+    called.__annotations__ = {row.name: row.annotation for row in rows}
+    called.__doc__ = function.__doc__
+    return called
 
 
 def overview() -> None:

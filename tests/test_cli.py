@@ -43,12 +43,9 @@ def plain(default: Any) -> Any:
 def verbs() -> dict[str, Any]:
     found = {}
     for name, verb in cli.present_verbs().items():
-        target = cli.load(verb)
-        if not isinstance(target, typer.Typer):
-            app = typer.Typer(add_completion=False)
-            app.command()(target)
-            target = app
-        found[name] = tree(typer.main.get_command(target))
+        command = cli.as_command(cli.load(verb))
+        assert isinstance(command, typer.Typer)
+        found[name] = tree(typer.main.get_command(command))
     return found
 
 

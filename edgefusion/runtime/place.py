@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.user_folder import user_cache
 
 
 def cache_folder(wanted: bool | Path | str) -> Path | None:
@@ -29,12 +29,3 @@ def cache_folder(wanted: bool | Path | str) -> Path | None:
     if not os.access(folder, os.W_OK):
         raise UserError("cannot be written to.", where=str(folder), remedy="Choose another --cache, or --no-cache.")
     return folder
-
-
-def user_cache() -> Path:
-    """The user's folder for what may be deleted at any time (XDG Base Directory Specification, and its neighbours)."""
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
