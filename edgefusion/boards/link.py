@@ -19,6 +19,7 @@ from edgefusion.boards.address import Address
 from edgefusion.spec.errors import UserError
 
 PIECE = 2**18  # bytes read and sent at a time
+FULL = ("No space left", "Disk quota exceeded")
 GOODBYE_S = 10  # for what runs on the board to end after its input was closed
 
 
@@ -130,7 +131,8 @@ class Link:
             raise KeyboardInterrupt
         if code == 0:
             return
-        raise self.transport.fault(complaint) or failed(complaint, str(self.address))
+        full = any(sign in complaint for sign in FULL)  # rsync's connection ends with it
+        raise (None if full else self.transport.fault(complaint)) or failed(complaint, str(self.address))
 
     def abort(self) -> None:
         """End what runs, as after Ctrl-C; from another thread."""

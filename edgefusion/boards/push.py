@@ -40,7 +40,8 @@ done
 
 APPEND = """
 cd "$1/store/sha256" || exit 1
-[ "$3" -eq 0 ] || [ "$(stat -c %s "$2.part" 2>/dev/null || wc -c < "$2.part")" -eq "$3" ] || {
+if [ "$3" -eq 0 ]; then exec cat > "$2.part"; fi
+[ "$(stat -c %s "$2.part" 2>/dev/null || wc -c < "$2.part")" -eq "$3" ] || {
   echo "another push is writing $2.part" >&2; exit 9; }
 cat >> "$2.part"
 """
@@ -56,7 +57,8 @@ stream = open(sys.argv[1], "rb")
 for piece in iter(lambda: stream.read(1 << 20), b""): digest.update(piece)
 print(digest.hexdigest())' "$hash.$kind")
   else set -- $(sha256sum "$hash.$kind"); fi
-  if [ "$1" = "$hash" ]; then mv -f "$hash.$kind" "$hash" && echo "$hash right"
+  if [ "$1" = "$hash" ]; then
+    mv -f "$hash.$kind" "$hash" && rm -f "$hash.part" "$hash.delta" && echo "$hash right"
   elif [ -n "$1" ]; then rm -f "$hash.$kind"; echo "$hash wrong"; fi
 done
 """
@@ -195,8 +197,6 @@ def _send(
     for sha, item in missing.items():
         kind, there = state[sha]
         offset = there if kind == "part" and there <= item.size_bytes else 0
-        if kind == "part" and offset != there:
-            link.ask('rm -f "$1"', f"{board.root}/{STORE}/{sha}.part")
         tell.done_bytes += offset
         link.pour(APPEND, board.root, sha, str(offset), source=item.source, offset=offset, tell=tell)
         sent.wire_bytes += item.size_bytes - offset

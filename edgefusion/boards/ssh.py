@@ -18,7 +18,15 @@ from pathlib import Path
 from edgefusion.boards.address import Address
 from edgefusion.spec.errors import UserError
 
-OPTIONS = {"BatchMode": "yes", "ConnectTimeout": "15", "ServerAliveInterval": "15", "ServerAliveCountMax": "3"}
+OPTIONS = {
+    "BatchMode": "yes",
+    "ConnectTimeout": "15",
+    "ServerAliveInterval": "15",
+    "ServerAliveCountMax": "3",
+    "ControlPersist": "no",  # these three of a user's configuration are for his own sessions
+    "RemoteCommand": "none",
+    "ClearAllForwardings": "yes",
+}
 OPEN_S = 60
 LINK_LOST = re.compile(
     r"connection .*(closed|reset|refused|timed out)|broken pipe|mux_client|control socket|timeout, server"

@@ -15,8 +15,9 @@ from typing import Any
 from edgefusion.spec.errors import UserError
 
 BUNDLE = "bundle"
+RECORDS = "profiles"  # where the verbs put records if it is there
 ON_BOARD = {"cache", "take"}  # paths that are the board's own; relative ones in our folder there
-READ_HERE = {"from_", "from_file", "source", "trtexec"}  # files that a verb reads on the machine where they are
+READ_HERE = "--from"  # files that a verb reads instead of running anything
 
 
 @dataclass
@@ -61,12 +62,15 @@ def words_of(signature: inspect.Signature, context: Any) -> Words:
         raise UserError("this verb has no bundle to be sent.", where="--on", remedy="Run it here.")
     words.bundle, words.backend = Path(given[BUNDLE]), given.get("backend")
     words.as_json = bool(given.get("as_json"))
+    words.folders |= {RECORDS} if Path(RECORDS).is_dir() else set()
     for row in context.command.params:
         value = given.get(row.name)
         if row.name in (BUNDLE, "on", "help") or value is None or _unsaid(context, row.name):
             continue
+        if READ_HERE in row.opts:
+            raise UserError("these files are read here.", where=READ_HERE, remedy="Leave --on away.")
         if _is_path(signature, row.name):
-            value = _there(Path(value)) if row.name in ON_BOARD else _placed(words, row.name, Path(value))
+            value = _there(Path(value)) if row.name in ON_BOARD else _placed(words, Path(value))
         if row.param_type_name == "argument":
             words.after.append(str(value))
         else:
@@ -88,11 +92,7 @@ def _there(path: Path) -> str:
     return str(path if path.is_absolute() else Path("../..", path))  # a verb runs in runs/NAME
 
 
-def _placed(words: Words, name: str, path: Path) -> str:
-    if name in READ_HERE:
-        raise UserError(
-            f"{path} is read here and not on a board.", where=f"--{name.rstrip('_')}", remedy="Leave --on away."
-        )
+def _placed(words: Words, path: Path) -> str:
     if not path.is_absolute() and ".." not in path.parts:
         words.folders.add(PurePosixPath(path).parent.as_posix())
         return path.as_posix()

@@ -2,10 +2,10 @@
 
     sudo python tests/benchmarks/arm_board.py ROOT BUNDLE … --record profiles/boards/aarch64-under-qemu.json
 
-Needs root, and of Debian: debootstrap qemu-user-static openssh-server. ROOT is made where it is not there
-by debootstrap (a quarter of an hour). The server's users are locked into it (ChrootDirectory): what runs there is aarch64 code of the
-root's own Python and of wheels for aarch64. The root has neither rsync nor pip, and its sessions no network (unshare is
-not needed: it has no resolver). It is function alone: under an emulator times say nothing, and none is recorded.
+Needs root, and of Debian: debootstrap qemu-user-static openssh-server. ROOT is made by debootstrap where it is not
+there (a quarter of an hour). The server's users are locked into it (ChrootDirectory): what runs there is aarch64 code,
+of the root's own Python and of wheels for aarch64. The root has neither rsync nor pip, nor a package index it could
+reach by name. It is function alone: under an emulator times say nothing, and none is recorded.
 """
 
 from __future__ import annotations
