@@ -27,7 +27,8 @@ name=$2 python=$3 site=$4; shift 4
 rm -rf "$name.new"
 "$python" -m venv --without-pip $site "$name.new" || exit 1
 set -e
-"$name.new/bin/python" "$name.wheels"/pip-*.whl/pip install -q --no-index --no-cache-dir \
+installer=$(ls "$name.wheels"/pip-*.whl)
+"$name.new/bin/python" "$installer/pip" install -q --no-index --no-cache-dir \
 --disable-pip-version-check --find-links "$name.wheels" "$@"
 mv "$name.new" "$name"
 rm -rf "$name.wheels"

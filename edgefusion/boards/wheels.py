@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from edgefusion.spec.errors import UserError
 
 OLDEST_GLIBC = 17  # manylinux_2_17, which is manylinux2014
 INSTALLER = "pip>=24"  # goes along: a board's Python need not have one
+ONE_AT_A_TIME = threading.Lock()  # boards at once are mostly of one kind
 ON_BOARDS_ALONE = {"tensorrt"}  # engines that come with the board's own system
 
 
@@ -40,16 +42,20 @@ def collect(engines: Iterable[str], python: Python, say: Callable[[str], None], 
     key = hashlib.sha256(json.dumps([first, pins, platform_options(python)]).encode()).hexdigest()
     folder = cache / key[:16]
     done = folder / "wheels.json"
-    if not done.is_file():
-        say("collecting wheels for the board")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="ef-") as scratch:
-            constraints = Path(scratch, "constraints.txt")
-            constraints.write_text("".join(f"{line}\n" for line in pins), encoding="utf-8")
-            options = [*platform_options(python), "-c", str(constraints), "--only-binary=:all:", "--no-deps", "-q"]
-            names = _download(_closure(first, python, options, Path(scratch)), options, folder)
-        write_whole(done, json.dumps(names).encode())
+    with ONE_AT_A_TIME:
+        if not done.is_file():
+            say("collecting wheels for the board")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(done, json.dumps(_collected(first, pins, python, folder)).encode())
     return [folder / name for name in json.loads(done.read_text(encoding="utf-8"))]
+
+
+def _collected(first: list[str], pins: list[str], python: Python, folder: Path) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="ef-") as scratch:
+        constraints = Path(scratch, "constraints.txt")
+        constraints.write_text("".join(f"{line}\n" for line in pins), encoding="utf-8")
+        options = [*platform_options(python), "-c", str(constraints), "--only-binary=:all:", "--no-deps", "-q"]
+        return _download(_closure(first, python, options, Path(scratch)), options, folder)
 
 
 def wanted(engines: Iterable[str], python: Python) -> list[str]:

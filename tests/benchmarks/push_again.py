@@ -1,8 +1,8 @@
-"""What a bundle costs to push: the first time, again, and with one part changed. Bytes and seconds, each way of sending.
+"""What a bundle costs to push: first, again, and with one part changed. Bytes and seconds, each way of sending.
 
     python tests/benchmarks/push_again.py BUNDLE --out profiles/this-machine/push.json
 
-The board is this machine behind an sshd of its own on the loopback (tests/loopback.py), so seconds are those of hashing,
+The board is this machine behind an sshd of its own on the loopback (tests/loopback.py), so seconds are of hashing,
 copying and encrypting alone; on a real link the bytes are what counts. The changed part is the U-Net with other numbers
 in one MiB of its weights, as a layer that was quantised anew has, and the manifest that goes with it.
 """
@@ -69,12 +69,11 @@ def facts(bundle: Bundle) -> dict[str, Any]:
 
 
 def changed(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle with one MiB of its U-Net's largest file inverted; the other files are links to the first's."""
-    shutil.copytree(bundle.folder, folder, copy_function=lambda one, other: Path(other).symlink_to(Path(one).resolve()))
+    """The bundle with one MiB of its U-Net's largest file inverted; the other files are the first's (hard links)."""
+    shutil.copytree(bundle.folder, folder, copy_function=os.link)
     data = json.loads((bundle.folder / MANIFEST).read_text("utf-8"))
-    name = max(
-        (path for path in data["files"] if path.startswith("unet/")), key=lambda p: data["files"][p]["size_bytes"]
-    )
+    unet = [path for path in data["files"] if path.startswith("unet/")]
+    name = max(unet, key=lambda path: data["files"][path]["size_bytes"])
     (folder / name).unlink()
     shutil.copyfile(bundle.folder / name, folder / name)
     with (folder / name).open("r+b") as stream:
