@@ -26,6 +26,7 @@ SWEEPS = 7  # over the three numbers; each narrows its grid
 GRID = 17
 BEST_STARTS = 3
 WIDEST_DB = 10.0  # to each side, in the first sweep
+BORROWED = 0.05  # weight of a layer of the same class in another engine or precision
 ALONE = 0.3  # weight of a layer's own error beside that of the sum
 TINY = 1e-6
 HALF = 0.5  # bandwidth that n of N threads have: (n/N)^½, between one thread drawing all and each drawing its share
@@ -109,7 +110,7 @@ class Fitted:
         keys = _keys(engine, work)
         key = next((key for key in keys if len(self._rows.get(key, ())) >= FEWEST), keys[-1])
         if key not in self._groups:
-            self._groups[key] = _fit_group(self._rows[key])
+            self._groups[key] = _fit_group(self._rows[key], self._rows.get(("", work.kind, ""), []))
         return key, self._groups[key]
 
     def layer_ms(self, engine: str, peaks: Peaks, work: Work) -> float:
@@ -134,23 +135,31 @@ def _unaccounted(records: Sequence[Measured]) -> Iterator[tuple[str, float]]:
     yield "", float(np.median([row.unaccounted for row in records]))
 
 
-def _fit_group(rows: list[Row]) -> Efficiency:
-    """Least error from several starts, then a common factor that makes the sums equal."""
-    compute, memory, times, weights, _ = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))
+def _fit_group(own: list[Row], like: list[Row]) -> Efficiency:
+    """Least error from several starts, then a common factor that makes the sums of the group's own layers equal.
+
+    Layers of the same class in other engines and precisions count a little, so that a group of few small layers is not
+    carried to large ones by chance.
+    """
+    rows = np.array(own + like, dtype=np.float64)
+    compute, memory, times = rows[:, 0], rows[:, 1], rows[:, 2]
+    counts = np.where(np.arange(len(rows)) < len(own), 1.0, BORROWED * min(1.0, len(own) / max(len(like), 1)))
+    weights = rows[:, 3] * np.where(np.arange(len(rows)) < len(own), 1.0, BORROWED)
     spent = float((weights * times).sum()) or TINY
 
     def cost(candidate: Array) -> float:
         """Of the sum, and of each layer alone: large layers make the sum, small ones tell the overhead."""
         foretold = _times(candidate, compute, memory)
-        logs = np.abs(np.log((foretold + TINY) / (times + TINY)))
-        return float((weights * np.abs(foretold - times)).sum()) / spent + ALONE * float(logs.mean())
+        logs = counts * np.abs(np.log((foretold + TINY) / (times + TINY)))
+        return float((weights * np.abs(foretold - times)).sum()) / spent + ALONE * float(logs.sum() / counts.sum())
 
     starts = sorted(_starts(compute, memory, times, weights), key=cost)
     best = min((_descended(start, cost) for start in starts[:BEST_STARTS]), key=cost)
-    foretold = float((weights * _times(best, compute, memory)).sum())
-    factor = spent / foretold if foretold > 0 else 1.0
-    records = len({row[4] for row in rows})
-    return Efficiency(float(best[0] / factor), float(best[1] / factor), float(best[2] * factor), len(rows), records)
+    mine = slice(0, len(own))
+    foretold = float((weights[mine] * _times(best, compute[mine], memory[mine])).sum())
+    factor = float((weights[mine] * times[mine]).sum()) / foretold if foretold > 0 else 1.0
+    records = len({row[4] for row in own})
+    return Efficiency(float(best[0] / factor), float(best[1] / factor), float(best[2] * factor), len(own), records)
 
 
 def _descended(best: Array, cost: Callable[[Array], float]) -> Array:
