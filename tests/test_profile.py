@@ -364,7 +364,8 @@ def etdump() -> bytes:
             ],
         )
 
-    return bytes(serialize_to_etdump_flatcc(flat.ETDumpFlatCC(0, [run(1, 2000), run(2, 3000)])))
+    content = bytes(serialize_to_etdump_flatcc(flat.ETDumpFlatCC(0, [run(1, 2000), run(2, 3000)])))
+    return len(content).to_bytes(4, "little") + content  # as the runtime writes it
 
 
 def graph(*rows: tuple[str, str, str, str]) -> Graph:

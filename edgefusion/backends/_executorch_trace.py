@@ -7,10 +7,12 @@ with EXECUTORCH_ENABLE_EVENT_TRACER on writes one; its delegates tell of what is
 from __future__ import annotations
 
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgefusion.backends._layer import Call, Layer, Source, Timed
+from edgefusion.backends._layer import Arrays, Call, Layer, Source, Timed
 from edgefusion.spec.errors import UserError
 
 BLOCK = "Execute"
@@ -27,15 +29,16 @@ class Counting(Timed):
 
     source: Source = "counters"
 
-    def __init__(self, engine: Any, module: Any) -> None:
+    def __init__(self, engine: Callable[[Arrays], Arrays], write: Callable[[str], None]) -> None:
+        """`write`: an ETDump of the runs so far into a file, or nothing where none was traced."""
         super().__init__(engine)
-        self._module = module
+        self._write = write
 
     def calls(self) -> list[Call]:
         """The layers of every run."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / FILE
-            self._module.write_etdump_result_to_file(str(path))
+            self._write(str(path))
             layers = read_etdump(path) if path.is_file() else []
         if not layers:
             self.source = "slices"
@@ -61,7 +64,9 @@ def read_etdump(path: Path) -> list[Layer]:
             exit_code=4,
         ) from error
     try:
-        blocks = Inspector(etdump_path=str(path)).event_blocks
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors for debugging, which nobody asked for
+            blocks = Inspector(etdump_path=str(path)).event_blocks
     except Exception as error:  # flatc's, and whatever a broken file meets
         raise UserError(
             f"is no ETDump that executorch reads: {str(error).strip().splitlines()[-1] if str(error) else error!r}.",
@@ -93,5 +98,5 @@ def _layer(number: int, event: Any) -> Layer:
 
 
 def _whole(times_ms: tuple[float, ...]) -> Layer:
-    """A part as one row: "/" is a node of the part itself."""
-    return Layer("the part", ("/",), "part", "executorch", times_ms)
+    """A part as one row: nothing tells of what is inside."""
+    return Layer("the part", (), "part", "executorch", times_ms)

@@ -119,7 +119,12 @@ def trace(
 
         module = portable_lib._load_for_executorch(str(model), enable_etdump=True)
     engine = Engine(sdk()[1], part, module, lambda inputs: module.run_method(METHOD, inputs))
-    return Counting(engine, module)
+
+    def write(path: str) -> None:
+        with LOCK, _native_log([]):  # it says at length that there is none
+            module.write_etdump_result_to_file(path)
+
+    return Counting(engine, write)
 
 
 def profile(

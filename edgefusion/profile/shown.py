@@ -35,7 +35,7 @@ def show(profile: Profile) -> None:
 def remarks(profile: Profile) -> str:
     """What a reader of the figures has to know of their source."""
     if profile.source == "slices":
-        return "This engine does not trace: what was run by itself is a row, and their sum is not the picture's time."
+        return "This engine does not trace: what was run by itself is a row, and nothing tells of its inside."
     if profile.engine.unit == "simulator":
         return "Of the simulator, counted in its cycles: no time of a board."
     return ""
