@@ -92,7 +92,8 @@ def words(*given: str, function: Any = runtime) -> Words:
     return found[0]
 
 
-def test_a_board_gets_the_same_words() -> None:
+def test_a_board_gets_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     found = words("b", "a frog", "--seed", "3", "--no-verify", "--low-memory", "-o", "x/frog.png", "--json")
     assert found.bundle == Path("b") and found.as_json and found.backend is None
     assert found.on_board("/there") == [
@@ -102,13 +103,20 @@ def test_a_board_gets_the_same_words() -> None:
     assert found.folders == {"x"} and found.here("x/frog-2.png") == Path("x/frog-2.png")
 
 
-def test_a_file_elsewhere_comes_back_to_where_it_was_meant() -> None:
+def test_a_file_elsewhere_comes_back_to_where_it_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     found = words("b", "-o", "/tmp/a b/frog.png", "--preview-dir", "../steps", "--", "--frog")
     there = found.on_board("/there")
     assert there[-2:] == ["/there", "--frog"]
     assert found.here("given/0/frog-2.png") == Path("/tmp/a b/frog-2.png")
     assert found.here("given/1/steps/step-1.png") == Path("../steps/step-1.png")
     assert found.folders == {"given/0", "given/1"}
+
+
+def test_records_have_their_folder_where_there_is_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "profiles").mkdir()
+    assert words("b", "a cat").folders == {"profiles"}
 
 
 def test_a_cache_is_the_boards_own() -> None:

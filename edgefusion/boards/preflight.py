@@ -53,6 +53,7 @@ print(json.dumps({
         "sys_platform": sys.platform,
     },
 }))
+sys.exit(0 if sys.version_info >= (3, 10) and has("venv") else 1)
 """
 
 PROBE = """
@@ -74,7 +75,10 @@ done < /proc/meminfo
 df -Pk . 2>/dev/null | while read -r disk blocks used free more; do echo "disk_kib=$free"; done
 for tool in rsync sha256sum tar; do command -v $tool > /dev/null 2>&1 && echo "tool=$tool"; done
 for name in python3 {named}; do
-  path=$(command -v $name 2>/dev/null) && found=$("$path" -I -c "$probe" 2>/dev/null) && echo "python=$found"
+  path=$(command -v $name 2>/dev/null) || continue
+  found=$("$path" -I -c "$probe" 2>/dev/null); code=$?
+  [ -n "$found" ] && echo "python=$found"
+  [ $code -eq 0 ] && break
 done
 exit 0
 """
