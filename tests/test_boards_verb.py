@@ -87,7 +87,7 @@ def words(*given: str, function: Any = runtime) -> Words:
         command = cli._with_boards(function, "runtime")
         app = typer.Typer()
         app.command()(command)
-        app([*given, "--on", "adb"], standalone_mode=False)
+        app(["--on", "adb", *given], standalone_mode=False)
     assert signature.parameters
     return found[0]
 
@@ -217,7 +217,7 @@ def test_the_boards_wheel_is_the_board_side_and_the_same_each_time(tmp_path: Pat
     rooms = {name.split("/")[1] for name in names if name.startswith("edgefusion/")}
     assert {"boards", "runtime", "backends", "spec", "check.py", "_rooms"} <= rooms
     assert not rooms & own_wheel.TORCH_SIDE
-    assert "edgefusion/_rooms/devices/jetson-orin-nano.toml" in names
+    assert "edgefusion/_rooms/devices/jetson-orin-nano-8gb.toml" in names
 
 
 def test_the_boards_wheel_runs_alone(tmp_path: Path, tiny: Path) -> None:

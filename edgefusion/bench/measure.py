@@ -21,12 +21,13 @@ from edgefusion.bench.fresh import Order
 from edgefusion.bench.watch import Watch
 from edgefusion.boards import head
 from edgefusion.runtime.parts import own_backend
-from edgefusion.runtime.place import cache_folder, user_cache
+from edgefusion.runtime.place import cache_folder
 from edgefusion.spec import rooms
 from edgefusion.spec.benchmark import Benchmark, Start, Steady
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import Bundle, read_manifest
 from edgefusion.spec.recipe import Activations
+from edgefusion.spec.user_folder import user_cache
 
 NOISY = 0.1  # spread above which a figure is not to be trusted
 BUILT_BEFORE = {"tensorrt"}  # loads what `python -m edgefusion.build` put into the user's cache, and nothing without it

@@ -162,7 +162,7 @@ def read(text: str) -> Told:
         root=one["root"],
         machine=one.get("machine", "?"),
         system=one.get("system", "?"),
-        os=f"Android {one['android']}" if one.get("android") else one.get("os", one.get("system", "?")),
+        os=f"Android {one['android']}" if "android" in one else one.get("os") or one.get("system", "?"),
         android=one.get("android"),
         memory_mib=_mib(one.get("memory_kib")),
         disk_mib=_mib(one.get("disk_kib")),
