@@ -83,6 +83,7 @@ def measure(plan: Plan) -> Benchmark:
         subject=head.subject(bundle, order["steps"], plan.activations),
         engine=head.engine(backend, plan.provider, plan.threads, UNITS.get(plan.provider.lower(), "cpu")),
         note=plan.note,
+        low_memory=plan.low_memory,
         start=start,
         steady=Steady(
             pictures_ms=_rounded(pictures_ms),
@@ -150,7 +151,7 @@ def _starts(plan: Plan, order: dict[str, Any], scratch: Path, *, cold: bool) -> 
     raw = {name: _rounded([row[name] for row in found]) for name in ("load_ms", "first_picture_ms", "process_ms")}
     return Start(
         load_ms=statistics.median(raw["load_ms"]),
-        compile_ms=round(compiling["load_ms"], 3) if compiling else None,
+        compile_ms=round(compiling["load_ms"], 3) if compiling and not plan.low_memory else None,
         first_picture_ms=statistics.median(raw["first_picture_ms"]),
         process_ms=statistics.median(raw["process_ms"]),
         cold_process_ms=round(compiling["process_ms"], 3) if compiling else None,

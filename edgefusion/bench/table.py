@@ -17,7 +17,8 @@ def table(record: Benchmark) -> Any:
 
     subject, engine = record.subject, record.engine
     title = f"{subject.name}, {subject.width}×{subject.height}, {subject.steps} steps: {engine.name} {engine.version}"
-    found = Table("what", "", title=f"{title} on {record.machine.name}")
+    held = ", one part at a time" if record.low_memory else ""
+    found = Table("what", "", title=f"{title} on {record.machine.name}{held}")
     for rows in (_start(record), _pictures(record), _parts(record), _memory(record), _board(record)):
         for row in rows:
             found.add_row(*row)
@@ -39,7 +40,7 @@ def _start(record: Benchmark) -> list[Row]:
     if start.compile_ms is not None:
         rows.append(("load, nothing compiled yet", _s(start.compile_ms)))
     if start.cold_process_ms is not None:
-        rows.append(("… from the process's start to the PNG", _s(start.cold_process_ms)))
+        rows.append(("from the process's start to the PNG, nothing compiled", _s(start.cold_process_ms)))
     rows += [("load", _s(start.load_ms)), ("first picture", _s(start.first_picture_ms))]
     if start.process_ms is not None:
         rows.append(("from the process's start to the PNG", _s(start.process_ms)))

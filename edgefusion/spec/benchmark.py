@@ -48,6 +48,9 @@ class Benchmark(Measured):
     """The file. Percentiles are the reader's to compute. `noisy`: the spread is too wide to trust."""
 
     kind: Literal["bench"] = "bench"
+    low_memory: bool = Field(
+        default=False, description="one part held at a time: parts_ms has its loading, and load_ms loads none"
+    )
     start: Start
     steady: Steady
     peak_mib: float = Field(description="resident memory of the process")
