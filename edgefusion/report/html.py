@@ -145,7 +145,7 @@ def roof_said(profile: Profile) -> str:
     words += "a circle's area is its time. A multiply-add is two operations."
     machine = profile.machine
     if not machine.bandwidth_gb_s or not machine.peak_tops:
-        words += " The machine's bandwidth or peaks are unknown: `edgefusion devices measure` finds them."
+        words += " The machine's bandwidth or peaks are unknown; “edgefusion devices measure” finds them."
     return words
 
 

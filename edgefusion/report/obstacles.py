@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from edgefusion.report.given import Given
+from edgefusion.report.sums import restless
 from edgefusion.spec.benchmark import Benchmark
 from edgefusion.spec.profile import Profile
 
 GOVERNING = ("power_mode", "governor", "max_mhz", "virtual")
 """Settings of a machine that decide how fast it is; others (what it swapped) are told."""
+RESTLESS = 0.9
 Fact = tuple[str, str, str]
 SOURCES = {
     "slices": "modules were timed one by one, so that their sum is not the run's",
@@ -40,6 +42,8 @@ def doubts(one: Given) -> Iterator[str]:
         yield f"noisy, the slowest tenth of the pictures is {record.spread:.0%} over the median"
     if isinstance(record, Profile) and record.source in SOURCES:
         yield SOURCES[record.source]
+    if isinstance(record, Profile) and (share := restless(record)) < RESTLESS:
+        yield f"in each run other layers were held up: their medians add up to {share:.0%} of a run, measure again"
     if record and record.engine.unit == "simulator":
         yield "ran on a simulator: no time of a board"
     if record and record.software.commit and record.software.commit.endswith("+"):

@@ -91,14 +91,13 @@ def inside(call: PartCall) -> float:
 
 def attributed(profile: Profile) -> float:
     """Share of the profiled calls' time that layers account for; above 1 where layers ran beside each other."""
-    told = sum(middle(layer.times_ms) for _, layer in layers(profile))
-    return told / (sum(inside(call) for call in profile.calls) or 1.0)
+    return sum(layered(call) for call in profile.calls) / (sum(inside(call) for call in profile.calls) or 1.0)
 
 
 def joined(profile: Profile) -> float:
     """Share of the layers' time that has a source module."""
-    told = [(middle(layer.times_ms), bool(layer.modules)) for _, layer in layers(profile)]
-    return sum(time for time, named in told if named) / (sum(time for time, _ in told) or 1.0)
+    named = [middle(total(layer.times_ms for layer in call.layers if layer.modules)) for call in profile.calls]
+    return sum(named) / (sum(layered(call) for call in profile.calls) or 1.0)
 
 
 def overhead(profile: Profile) -> float | None:
@@ -111,4 +110,16 @@ def overhead(profile: Profile) -> float | None:
 
 def left_over(call: PartCall) -> float:
     """Milliseconds of a profiled call that no layer accounts for, never negative."""
-    return max(0.0, inside(call) - sum(middle(layer.times_ms) for layer in call.layers))
+    return max(0.0, inside(call) - layered(call))
+
+
+def layered(call: PartCall) -> float:
+    """Milliseconds of a call that its layers account for: the median of the runs' sums."""
+    return middle(total(layer.times_ms for layer in call.layers))
+
+
+def restless(profile: Profile) -> float:
+    """What the layers' own medians add up to, as a share of the median of the runs' sums: 1 where every run is alike,
+    less where in each run other layers were held up."""
+    told = sum(middle(layer.times_ms) for _, layer in layers(profile))
+    return told / (sum(layered(call) for call in profile.calls) or 1.0)

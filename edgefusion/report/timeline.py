@@ -14,6 +14,7 @@ from edgefusion.spec.bundle import PartName
 from edgefusion.spec.profile import LayerTimes, PartCall, Profile
 
 WIDTH, LANE, HEIGHT, LABEL = 960, 46, 26, 17
+WRAPPERS = ("decoder", "encoder", "text_model")
 THINNEST = 0.4  # px; thinner pieces are drawn together with their neighbours'
 
 
@@ -52,8 +53,9 @@ def name_of(call: PartCall) -> str:
 
 
 def _module(part: PartName, layer: LayerTimes) -> str:
-    place = sums.place(part, layer)
-    return place[1] if len(place) > 1 else part
+    """The first level that says something: `decoder.up_blocks.1` is up_blocks.1."""
+    _, *inside = sums.place(part, layer)
+    return next((level for level in inside if level not in WRAPPERS), inside[0] if inside else part)
 
 
 def _runs(
