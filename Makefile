@@ -14,6 +14,7 @@ export PROMPT PYTHON
 BUNDLE := build/emoji-host
 PICTURE := build/picture.png
 BIN := $(VENV)/bin
+TABLES := README.md edgefusion/zoo/emoji/README.md profiles/README.md
 SOURCES := pyproject.toml constraints.txt
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -c constraints.txt
 
@@ -22,12 +23,13 @@ define timed
 	@echo "== $(1)"; start=$$(date +%s); $(2); echo "== $(1): $$(($$(date +%s) - start)) s"
 endef
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint tables clean
 
 help:
 	@echo "make demo   a picture from a prompt in two steps (PROMPT=\"…\")"
 	@echo "make test   lint and the test suite"
 	@echo "make lint   ruff and mypy"
+	@echo "make tables the tables of README.md and its like, anew from profiles/"
 	@echo "make clean  remove build/ (the virtual environment stays)"
 
 demo: $(VENV)/.demo
@@ -42,13 +44,16 @@ lint: $(VENV)/.test
 	$(call timed,ruff,$(BIN)/ruff check .; $(BIN)/ruff format --check .)
 	$(call timed,mypy,$(BIN)/mypy)
 
+tables: $(VENV)/.demo
+	$(BIN)/python -m edgefusion.report $(TABLES)
+
 $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	$(call timed,install,$(PIP) hatchling editables; $(PIP) --no-build-isolation -e '.[export$(COMMA)onnxruntime]')
 	@touch $@
 
 # executorch brings a package without a wheel: setuptools and wheel build it.
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
-	$(call timed,install,$(PIP) hatchling editables setuptools wheel; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)openvino$(COMMA)optimum$(COMMA)executorch$(COMMA)qnn$(COMMA)tensorrt$(COMMA)dev]')
+	$(call timed,install,$(PIP) hatchling editables setuptools wheel; $(PIP) --no-build-isolation -e '.[distill$(COMMA)onnxruntime$(COMMA)openvino$(COMMA)optimum$(COMMA)executorch$(COMMA)qnn$(COMMA)tensorrt$(COMMA)report$(COMMA)dev]')
 	@touch $@ $(VENV)/.demo
 
 COMMA := ,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import measured_records as made
 import pytest
 
 from edgefusion.report.command import main
 from edgefusion.report.figures import TABLES, fill
+from edgefusion.report.room import MADE_BY, NOT_TOLD
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.toml_file import read_toml
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "edgefusion/zoo/emoji/README.md")
+PAGES = tuple(ROOT / name for name in ("README.md", "edgefusion/zoo/emoji/README.md", "profiles/README.md"))
 
 
 @pytest.fixture
@@ -46,10 +49,10 @@ def test_check_writes_nothing_and_fails_on_a_stale_page(profiles: Path, tmp_path
     page = tmp_path / "page.md"
     page.write_text("<!-- figures: zoo-quality -->\n<!-- end -->\n", "utf-8")
     with pytest.raises(UserError, match="out of date") as caught:
-        main([page], profiles, check=True)
+        main([page], profiles=profiles, check=True)
     assert caught.value.exit_code == 3 and "288" not in page.read_text("utf-8")
-    main([page], profiles, check=False)
-    main([page], profiles, check=True)
+    main([page], profiles=profiles, check=False)
+    main([page], profiles=profiles, check=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.parent.name)
@@ -57,6 +60,36 @@ def test_the_figures_of_this_repository_are_those_of_its_records(page: Path) -> 
     text = page.read_text("utf-8")
     assert fill(text, ROOT / "profiles", str(page)) == text
     assert all(f"<!-- figures: {name} -->" in "".join(p.read_text("utf-8") for p in PAGES) for name in TABLES)
+
+
+def test_every_record_says_what_it_is_and_who_made_it() -> None:
+    text = (ROOT / "profiles/README.md").read_text("utf-8")
+    assert NOT_TOLD not in text, "give the record a row in edgefusion/report/made_by.toml, then `make tables`"
+    known = read_toml(MADE_BY)
+    assert all(set(row) in ({"what", "command"}, {"what", "by_hand"}) for row in known.values())
+
+
+def test_make_makes_the_tables_of_all_pages() -> None:
+    line = next(line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if line.startswith("TABLES :="))
+    assert {ROOT / word for word in line.split()[2:]} == set(PAGES)
+
+
+def test_profiles_and_benchmarks_have_a_row_each(tmp_path: Path) -> None:
+    page = "".join(f"<!-- figures: {name} -->\n<!-- end -->\n" for name in ("records", "profiles", "benches"))
+    assert fill(page, tmp_path, "page.md").count("No record yet: `python -m edgefusion.") == 2
+    (tmp_path / "here").mkdir()
+    made.write(tmp_path / "here/emoji.openvino.profile.json", made.profile())
+    made.write(tmp_path / "here/emoji.openvino.bench.json", made.bench(noisy=True))
+    (tmp_path / "here/other.json").write_text('{"machine": {"cores": 2}, "date": "2026-11-21"}', "utf-8")
+    filled = fill(page, tmp_path, "page.md")
+    precision = "U-Net and decoder int8, text fp32"
+    start = f"| emoji.openvino | openvino, 2 threads | {precision} | 128 |"
+    assert f"{start} 0.0167 | 4% | 80% | 16% |" in filled and "| 97.6% | 100.0% | +2.0% |" in filled
+    assert f"{start} 0.013 (noisy) | 0.0131 | 0.3 | 0.9 | 1.5 | 180 | 12 | 36.5 |" in filled
+    assert "| [here/other](here/other.json) | not told | 2 cores | 2026-11-21 | by hand, not told |" in filled
+    assert (
+        f"| profile of emoji: {precision}, 128 px, openvino, 2 threads | A chip | 2026-11-21, abcdef012345 |" in filled
+    )
 
 
 def test_the_peers_are_told_in_their_order_against_the_int8_row(tmp_path: Path) -> None:

@@ -43,7 +43,11 @@ def stacks(given: Sequence[Given]) -> list[Stack]:
     found = [
         Stack("By part", "medians without the profiler", tuple((one.name, _parts(one)) for one in given if one.record)),
         Stack("By class of operator", "medians of the runs' sums, with the profiler on", _profiled(given, "class")),
-        Stack("By module of the U-Net", "medians of the runs' sums, with the profiler on, all steps", _profiled(given, "module")),
+        Stack(
+            "By module of the U-Net",
+            "likewise, all steps together",
+            _profiled(given, "module"),
+        ),
     ]
     return [stack for stack in found if any(pieces for _, pieces in stack.bars)]
 

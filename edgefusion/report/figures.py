@@ -13,6 +13,7 @@ from pathlib import Path
 from edgefusion.report.full_size import cost_growth, export_cost, ladder, unet_step
 from edgefusion.report.peers import peers
 from edgefusion.report.records import read, table
+from edgefusion.report.room import benches_table, profiles_table, records
 from edgefusion.report.targets import targets
 from edgefusion.report.tiling import tiling_measured, tiling_shapes
 from edgefusion.report.training import distill_speed, zoo_claims, zoo_quantised
@@ -86,6 +87,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "tiling-shapes": tiling_shapes,
     "tiling-measured": tiling_measured,
     "targets": targets,
+    "records": records,
+    "profiles": profiles_table,
+    "benches": benches_table,
 }
 
 
