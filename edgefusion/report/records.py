@@ -12,9 +12,9 @@ from edgefusion.spec.errors import UserError
 _MARKS = re.compile(r"[\\`*\[\]|]")
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; every column but the first is aligned right."""
-    rule = ["---", *["--:"] * (len(head) - 1)]
+def table(head: list[str], rows: list[list[str]], *, figures: bool = True) -> str:
+    """A Markdown table; every column but the first is aligned right where they are figures."""
+    rule = ["---", *["--:" if figures else "---"] * (len(head) - 1)]
     return "".join("| " + " | ".join(row) + " |\n" for row in [head, rule, *rows])
 
 

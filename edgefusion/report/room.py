@@ -33,7 +33,7 @@ def records(profiles: Path) -> str:
         place = path.relative_to(profiles).as_posix()
         what, machine, made, command = _told(path, known.get(place, {}))
         rows.append([f"[{place.removesuffix('.json')}]({place})", plain(what), plain(machine), plain(made), command])
-    return table(["record", "what", "machine", "made", "by"], rows)
+    return table(["record", "what", "machine", "made", "by"], rows, figures=False)
 
 
 def _told(path: Path, known: dict[str, str]) -> Row:
@@ -62,7 +62,7 @@ def _measured(path: Path, _: dict[str, Any]) -> Row:
 
 def _target(path: Path, data: dict[str, Any]) -> Row:
     record = validate(TargetRecord, data, path)
-    told = ["made"] * (record.produced is not None) + [f"run in {row.engine}" for row in record.executed]
+    told = ["made"] * (record.produced is not None) + [f"run in {row.engine}" for row in record.executed if row.passed]
     here = record.device == "this-machine"
     by = f"tests/benchmarks/targets.py {record.target}" if here else "-m edgefusion.build BUNDLE --record …"
     what = f"target {record.target}, student {record.student}: {', '.join(told) or 'neither made nor run'}"
@@ -92,8 +92,8 @@ def profiles_table(profiles: Path) -> str:
         return NONE_YET.format("python -m edgefusion.profile BUNDLE --out profiles/this-machine/NAME.profile.json")
     head = ["bundle", "engine", "precision", "px", "picture, s", "text", "U-Net", "decoder", *SHOWN]
     note = (
-        "\nMedians. Parts: shares of the picture without the profiler; operators: of the layers' time. Told: share of the "
-        "profiled time that layers account for; joined: of that, with a source module; costs: the profiler.\n"
+        "\nMedians. Parts: shares of the picture without the profiler; operators: of the layers' time. Told: share of "
+        "the profiled time that layers account for; joined: of that, with a source module; costs: the profiler.\n"
     )
     return table([*head, "told", "joined", "costs"], rows) + note
 
