@@ -1,8 +1,12 @@
 """What ONNX Runtime's profiler writes, as layers that know the modules they came from.
 
-A run is an event `model_run` with the events `NODE_kernel_time` of its nodes inside it, in whole microseconds. The
-nodes are those of the optimised graph: operators fused, renamed, laid out anew. A node leads back to the bundle's graph
-by the values it makes, which keep their names; what the optimiser put in belongs to the layer it serves.
+A run is an event `model_run` with the events `NODE_kernel_time` of its nodes inside it, in whole microseconds. Between
+two of them the profiler writes the first down, and it writes a node's input shapes when the node's clock runs already.
+Both are told as the profiler's own time: the gaps, and off every node what nodes take that do nothing (a Reshape hands
+its buffer on).
+
+The nodes are those of the optimised graph: operators fused, renamed, laid out anew. A node leads back to the bundle's
+graph by the values it makes, which keep their names; what the optimiser put in belongs to the layer it serves.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from statistics import quantiles
 from typing import Any
 
 from edgefusion.backends._layer import Call, Layer
@@ -19,6 +24,8 @@ KERNEL = "_kernel_time"
 BLOCKED = "_nchwc"  # NAME_nchwc: the operator that makes the value NAME, in a blocked layout
 TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # place among the inputs; 1 in all others
+IDLE = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity")
+FEWEST = 8  # of those, to know by
 HOPS = 4  # from an inserted node to one that has a name
 
 
@@ -107,11 +114,7 @@ class Origins:
 
 
 def calls_of(events: Iterable[dict[str, Any]], origins: Origins, unit: str, walls_ms: Iterable[float]) -> list[Call]:
-    """What a profile says of every run, the first first; `walls_ms`: of each, by a clock outside.
-
-    Between two nodes of a run lies nothing but the writing of the event before, and the executor's step to the next:
-    that is `recording_ms`.
-    """
+    """What a profile says of every run, the first first; `walls_ms`: of each, by a clock outside."""
     rows = sorted((event for event in events if event.get("ph") == "X"), key=lambda event: event["ts"])
     runs = [event for event in rows if event["name"] == "model_run"]
     nodes = [event for event in rows if event.get("cat") == "Node" and event["name"].endswith(KERNEL)]
@@ -161,13 +164,22 @@ def _call(nodes: list[dict[str, Any]], origins: Origins, unit: str, known: dict[
     between_us = sum(
         max(0, after["ts"] - before["ts"] - before["dur"]) for before, after in zip(nodes, nodes[1:], strict=False)
     )
+    noted_us, inside_us = _noting_us(nodes), 0.0
     layers = []
     for event in nodes:
         name = event["name"].removesuffix(KERNEL)
         if name not in known:
             known[name] = _layer(name, event["args"], origins, unit)
-        layers.append(replace(known[name], times_ms=(event["dur"] / 1000,)))
-    return Call(layers, wall_ms, between_us / 1000)
+        own_us = max(0.0, event["dur"] - noted_us)
+        inside_us += event["dur"] - own_us
+        layers.append(replace(known[name], times_ms=(own_us / 1000,)))
+    return Call(layers, wall_ms, (between_us + inside_us) / 1000)
+
+
+def _noting_us(nodes: list[dict[str, Any]]) -> float:
+    """What a node that does nothing takes: the lower quartile of them, 0 where there are too few to tell."""
+    idle = [event["dur"] for event in nodes if event["args"]["op_name"] in IDLE]
+    return float(quantiles(idle, n=4)[0]) if len(idle) >= FEWEST else 0.0
 
 
 def _layer(name: str, facts: dict[str, Any], origins: Origins, unit: str) -> Layer:

@@ -21,10 +21,11 @@ TYPES = {"i8": "int8", "u8": "int8", "I8": "int8", "bf16": "bf16", "f16": "fp16"
 BITS = {"int8": 8, "bf16": 16, "fp16": 16, "fp32": 32}
 QUANTISER = re.compile(r"/fq_.*$")  # NNCF's: NODE/fq_output_0, WEIGHTS/fq_weights_1
 NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+/")
+COPIES = Layer("inputs and outputs", ("/",), "Copy", "numpy", ())
 LOST_US = 0.5  # of every time of a layer, on the mean: the engine cuts it to whole microseconds
 
 
-class Counting(Timed):
+class Counting:
     """A graph loaded with its counters on. Call it like an `Engine`.
 
     Args:
@@ -36,20 +37,29 @@ class Counting(Timed):
     source: Source = "counters"
 
     def __init__(self, engine: Engine, source: Any, provider: str) -> None:
-        super().__init__(engine)
-        self._counters_us, self._unit = engine.counters_us, provider.lower().partition(".")[0]
+        self._engine, self._unit = engine, provider.lower().partition(".")[0]
         self._facts = facts(engine.compiled.get_runtime_model(), source, self._unit)
-        self._runs: list[dict[str, int]] = []
+        self._counters_us: list[dict[str, int]] = []
+        self._walls_ms: list[float] = []
+        self._copies_ms: list[float] = []
 
     def __call__(self, feeds: Arrays) -> Arrays:
-        outputs = super().__call__(feeds)
-        self._runs.append(self._counters_us())
+        put, run, take = (Timed(step) for step in (self._engine.put, self._engine.run, self._engine.take))
+        put(feeds)
+        run()
+        outputs: Arrays = take()
+        self._copies_ms.append(put.walls_ms[0] + take.walls_ms[0])
+        self._walls_ms.append(self._copies_ms[-1] + run.walls_ms[0])
+        self._counters_us.append(self._engine.counters_us())
         return outputs
 
     def calls(self) -> list[Call]:
-        """The layers of every run."""
-        runs = single_runs_ms(self._runs) if self._unit == "cpu" else _as_they_are(self._runs)
-        return [Call(self._layers(run), wall_ms) for run, wall_ms in zip(runs, self.walls_ms, strict=True)]
+        """The layers of every run, and as one more the copying of inputs and outputs, which is part of a call."""
+        runs = single_runs_ms(self._counters_us) if self._unit == "cpu" else _as_they_are(self._counters_us)
+        return [
+            Call([*self._layers(run), replace(COPIES, times_ms=(copies_ms,))], wall_ms)
+            for run, wall_ms, copies_ms in zip(runs, self._walls_ms, self._copies_ms, strict=True)
+        ]
 
     def _layers(self, run: dict[str, float]) -> list[Layer]:
         return [replace(self._facts[name], times_ms=(ms,)) for name, ms in run.items() if name in self._facts]

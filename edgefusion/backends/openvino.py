@@ -54,9 +54,21 @@ class Engine:
         self._outputs = {port.any_name: self._request.get_tensor(port) for port in compiled.outputs}
 
     def __call__(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        self.put(feeds)
+        self.run()
+        return self.take()
+
+    def put(self, feeds: dict[str, NDArray[Any]]) -> None:
+        """Write the inputs into the request's tensors."""
         for name, tensor in self._inputs.items():
             np.copyto(tensor.data, feeds[name], casting="no")
+
+    def run(self) -> None:
+        """Run what is in the request."""
         self._request.infer()
+
+    def take(self) -> dict[str, NDArray[Any]]:
+        """Copies of the outputs."""
         return {name: tensor.data.copy() for name, tensor in self._outputs.items()}
 
     def counters_us(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ LEFT_OVER = "(no layer accounts for)"
 @dataclass(frozen=True)
 class Shares:
     """Of some calls together, medians over the runs, ms. `layers_ms`: of all layers, `joined_ms`: of those that know
-    their modules, `recording_ms`: the profiler's own between layers."""
+    their modules, `recording_ms`: the profiler's own."""
 
     wall_ms: float
     plain_ms: float | None

@@ -85,7 +85,7 @@ def _modules(profile: Profile) -> Table:
     table.add_row("time no layer accounts for", f"{whole.left_ms:.3f}", f"{100 * whole.left_ms / whole.wall_ms:.1f} %")
     if whole.recording_ms:
         share = 100 * whole.recording_ms / whole.wall_ms
-        table.add_row("the profiler's own, between layers", f"{whole.recording_ms:.3f}", f"{share:.1f} %")
+        table.add_row("the profiler's own", f"{whole.recording_ms:.3f}", f"{share:.1f} %")
     return table
 
 

@@ -44,7 +44,7 @@ class PartCall(Strict):
 
     `step`: 0, 1, … of the U-Net, None of others. `walls_ms`: the whole call in each profiled run, by a clock outside
     the engine; `plain_walls_ms`: of runs in turn with those, without the profiler. `recordings_ms`: of each profiled
-    run, what the engine's profiler spent between layers on writing them down, where it tells; no part of a plain run.
+    run, what the engine's profiler spent on writing layers down, where it tells; no part of a plain run.
     Time that no layer accounts for is what `walls_ms` leaves over of that and of the layers' sum.
     """
 
