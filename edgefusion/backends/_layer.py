@@ -83,13 +83,13 @@ class Call:
 class Timed:
     """An engine under a clock: `walls_ms` has the time of every call."""
 
-    def __init__(self, engine: Callable[..., Any]) -> None:
+    def __init__(self, engine: Callable[[Arrays], Arrays]) -> None:
         self._engine = engine
         self.walls_ms: list[float] = []
 
-    def __call__(self, *feeds: Arrays) -> Any:
+    def __call__(self, feeds: Arrays) -> Arrays:
         start = perf_counter()
-        outputs = self._engine(*feeds)
+        outputs = self._engine(feeds)
         self.walls_ms.append((perf_counter() - start) * 1000)
         return outputs
 

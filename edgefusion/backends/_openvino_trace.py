@@ -10,9 +10,10 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from edgefusion.backends._layer import Arrays, Call, Layer, Source, Timed, module_of
+from edgefusion.backends._layer import Arrays, Call, Layer, Source, module_of
 
 if TYPE_CHECKING:
     from edgefusion.backends.openvino import Engine
@@ -44,12 +45,15 @@ class Counting:
         self._copies_ms: list[float] = []
 
     def __call__(self, feeds: Arrays) -> Arrays:
-        put, run, take = (Timed(step) for step in (self._engine.put, self._engine.run, self._engine.take))
-        put(feeds)
-        run()
-        outputs: Arrays = take()
-        self._copies_ms.append(put.walls_ms[0] + take.walls_ms[0])
-        self._walls_ms.append(self._copies_ms[-1] + run.walls_ms[0])
+        began = perf_counter()
+        self._engine.put(feeds)
+        started = perf_counter()
+        self._engine.run()
+        ended = perf_counter()
+        outputs = self._engine.take()
+        done = perf_counter()
+        self._walls_ms.append((done - began) * 1000)
+        self._copies_ms.append((started - began + done - ended) * 1000)
         self._counters_us.append(self._engine.counters_us())
         return outputs
 
