@@ -11,6 +11,7 @@ from edgefusion.predict.work import work_of
 from edgefusion.spec import rooms
 from edgefusion.spec.device import Device
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.measured import MeasuredPart
 from edgefusion.spec.profile import Profile
 from edgefusion.spec.records import read_profile
 
@@ -45,7 +46,7 @@ def measured(path: Path, profile: Profile) -> Measured:
     wall_ms = sum(statistics.median(call.plain_walls_ms or call.walls_ms) for call in profile.calls)
     layers_ms = sum(row.time_ms or 0.0 for row in work)
     subject, unet = profile.subject, profile.subject.parts.get("unet")
-    precision = unet.precision if unet else "fp32"
+    precision = _precision(unet) if unet else "fp32"
     return Measured(
         name=path.name.removesuffix(".profile.json"),
         engine=profile.engine.name,
@@ -57,6 +58,11 @@ def measured(path: Path, profile: Profile) -> Measured:
         wall_ms=wall_ms,
         unaccounted=wall_ms / layers_ms,
     )
+
+
+def _precision(part: MeasuredPart) -> str:
+    """As it was run: a float part in its activations."""
+    return part.precision if part.precision in ("int8", "w8a16") else part.activations
 
 
 def peaks_of(device: Device, where: str, *, threads: float = 1.0) -> Peaks:
