@@ -13,12 +13,15 @@ import measured_records as made
 import pytest
 
 from edgefusion.cli import run
+from edgefusion.profile.command import main as profile_command
 from edgefusion.report import bars, kinds, layer_table, roofline, runs, sums, timeline
 from edgefusion.report.command import main
+from edgefusion.report.comparison import compare
 from edgefusion.report.drawing import ticks
 from edgefusion.report.given import give, give_all
 from edgefusion.report.tree import ITSELF, Node, tree
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.records import read_profile
 
 EVIL = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
@@ -204,6 +207,16 @@ def test_pictures_and_their_golden_stand_in_the_page(page: Path, tmp_path: Path,
         main([tiny], tmp_path / "r.html", picture=[f"mine={wrong}"])
 
 
+def test_records_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        made.write(tmp_path / folder / "a.profile.json", made.profile())
+    made.write(tmp_path / "one/b.profile.json", made.profile())
+    made.write(tmp_path / "one/b.bench.json", made.bench())
+    names = [one.name for one in give_all(sorted(tmp_path.rglob("*.json")))]
+    assert names == ["one/a.profile.json", "b.bench", "b.profile", "two/a.profile.json"]
+
+
 def test_wrong_words_are_told(records: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         ((records[0],), "where should the page go?"),
@@ -215,6 +228,21 @@ def test_wrong_words_are_told(records: list[Path], tmp_path: Path, capsys: pytes
         assert command_line(*words) == 2
         assert said in capsys.readouterr().err
     assert give(records[0]).name == "old"
+
+
+def test_a_profile_as_the_verb_writes_it(tiny: Path, tmp_path: Path) -> None:
+    """The real thing: ONNX Runtime's profiler on the tiny bundle, which names no module."""
+    record, out = tmp_path / "tiny.profile.json", tmp_path / "tiny.html"
+    with pytest.raises(SystemExit) as end:
+        run(profile_command, [str(tiny), "--runs", "4", "--threads", "1", "--out", str(record)])
+    assert not end.value.code
+    assert command_line(record, "-o", out) == 0
+    profile = read_profile(record)
+    root = tree(profile)
+    assert list(root.children) == ["text_encoder", "unet", "decoder"] and root.ms > 0
+    assert {class_ for node in nodes(root) for class_ in node.classes} >= {"convolution", "elementwise"}
+    assert "tiny" in out.read_text("utf-8") and sums.overhead(profile) is not None
+    assert compare(*give_all([record, record])).group("picture")[0].verdict == "same"
 
 
 def test_the_page_renders_without_a_word_in_the_console(page: Path, shown: browser.Browser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgefusion.boards.head import subject
@@ -49,15 +49,15 @@ def give(path: Path) -> Given:
 
 
 def give_all(paths: list[Path]) -> list[Given]:
-    """All of them, told apart by their folders where their names are the same."""
+    """All of them, told apart by kind and then by folder where their names are the same."""
     found = [give(path) for path in paths]
-    names = [one.name for one in found]
-    return [
-        one
-        if names.count(one.name) == 1
-        else Given(one.path, f"{one.path.resolve().parent.name}/{one.name}", one.subject, one.record)
-        for one in found
-    ]
+    for longer in (
+        lambda path: path.name.removesuffix(".json"),
+        lambda path: f"{path.resolve().parent.name}/{path.name}",
+    ):
+        names = [one.name for one in found]
+        found = [one if names.count(one.name) == 1 else replace(one, name=longer(one.path)) for one in found]
+    return found
 
 
 def _short(path: Path) -> str:

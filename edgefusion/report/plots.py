@@ -20,7 +20,7 @@ from edgefusion.spec.profile import Profile
 GREYS = ("#dfe4ea", "#c9d1da")
 DPI, WIDTH = 150, 9.0
 LEVELS = 6
-ROOM = 0.012  # of the width a letter needs
+ROOM = 0.0075  # of the width a letter needs
 
 
 def plots(given: Sequence[Given], folder: Path) -> list[Path]:
@@ -111,7 +111,8 @@ def _runs(figure: Any, given: Sequence[Given]) -> Any:
         axes.plot([sums.middle(times)] * 2, [row - 0.25, row + 0.25], color="#b3261e")
     axes.set_yticks(range(len(rows)), [_text(name) for name, _ in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(left=0)
+    low, high = runs.scale([ms for _, record in rows for ms in record.steady.pictures_ms])
+    axes.set_xlim(low, high + (high - low) * 0.02)
     axes.set_xlabel("ms")
     return made
 

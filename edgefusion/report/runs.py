@@ -40,7 +40,7 @@ def drawn(given: Sequence[Given]) -> Drawing | None:
     rows = benches(given)
     if not rows:
         return None
-    scale = _scale([ms for _, record in rows for ms in record.steady.pictures_ms])
+    axis = scale([ms for _, record in rows for ms in record.steady.pictures_ms])
     drawing = Drawing(WIDTH, ROW * len(rows) + 26, "Every picture's time, a dot each")
     for index, (name, record) in enumerate(rows):
         times, base = record.steady.pictures_ms, index * ROW + 34
@@ -48,16 +48,16 @@ def drawn(given: Sequence[Given]) -> Drawing | None:
         drawing.text(0, index * ROW + 15, f"{name}: median {ms_text(p50)}, p90 {ms_text(p90)}, {len(times)} pictures")
         drawing.line([(0, base), (WIDTH, base)], "grid")
         for n, ms in enumerate(times, 1):
-            drawing.dot(_x(ms, *scale), base, 5, "c0 see", f"picture {n}: {ms_text(ms)}")
-        drawing.line([(_x(p50, *scale), base - 10), (_x(p50, *scale), base + 10)], "roof")
-    for tick in ticks(*scale, 8):
-        x = _x(tick, *scale)
+            drawing.dot(_x(ms, *axis), base, 5, "c0 see", f"picture {n}: {ms_text(ms)}")
+        drawing.line([(_x(p50, *axis), base - 10), (_x(p50, *axis), base + 10)], "roof")
+    for tick in ticks(*axis, 8):
+        x = _x(tick, *axis)
         place = "mid" if 20 < x < WIDTH - 30 else "end" if x > 20 else "soft"
         drawing.text(x, ROW * len(rows) + 18, f"{tick:g} ms", place)
     return drawing
 
 
-def _scale(times: Sequence[float]) -> tuple[float, float]:
+def scale(times: Sequence[float]) -> tuple[float, float]:
     """(low, high) of the axis: from zero, but where all lie close together from a little below them."""
     low, high = min(times), max(times)
     return (0.0, high) if high > 1.5 * low else (max(0.0, low - max(high - low, high * 0.01)), high)
