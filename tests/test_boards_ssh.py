@@ -105,10 +105,10 @@ def test_without_rsync_a_cut_push_sends_only_the_rest(
     class Cutting(Ticker):
         def __call__(self, sent: int) -> None:
             super().__call__(sent)
-            if self.done_bytes >= 6 * MIB:
+            if self.done_bytes >= 4 * MIB:
                 server.cut()
 
-    (item,) = items(tmp_path, 32 * MIB)
+    (item,) = items(tmp_path, 16 * MIB)
     with connected(server, tmp_path / "b") as (link, board), monkeypatch.context() as patch:
         patch.setattr(push, "Ticker", Cutting)
         with pytest.raises(UserError, match="the board is gone.*Run the same command again"):

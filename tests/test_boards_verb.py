@@ -119,6 +119,15 @@ def test_records_have_their_folder_where_there_is_one_here(tmp_path: Path, monke
     assert words("b", "a cat").folders == {"profiles"}
 
 
+def test_a_record_of_a_board_is_not_filed_as_this_machines() -> None:
+    def verb(bundle: Path, device: str = "this-machine") -> None:
+        """Anything."""
+
+    with pytest.raises(UserError, match="Say which it is: --device"):
+        words("b", function=verb)
+    assert words("b", "--device", "raspberry-pi-5", function=verb).before == ["--device", "raspberry-pi-5"]
+
+
 def test_a_cache_is_the_boards_own() -> None:
     assert "/data/c" in words("b", "frog", "--cache", "/data/c").on_board("x")
     assert "../../c" in words("b", "frog", "--cache", "c").on_board("x")

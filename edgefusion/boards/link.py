@@ -7,6 +7,7 @@ else of ours passes through a shell.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import subprocess
 import time
@@ -85,16 +86,25 @@ class Link:
             child.wait()
         self.settle(child.returncode, complaint)
 
-    def run(self, words: list[str]) -> str:
+    def run(self, words: list[str], heard: Callable[[str], None]) -> str:
         """Run a program here that talks to the board (rsync), and return what it prints.
+
+        Args:
+            heard: gets it as it comes.
 
         Raises:
             UserError: as `ask`.
         """
+        told = []
         with self._child(words, leashed=False) as child:
-            out, err = child.communicate()
-        self.settle(child.returncode, err.decode(errors="replace"))
-        return out.decode(errors="replace")
+            assert child.stdout is not None and child.stderr is not None
+            while piece := os.read(child.stdout.fileno(), PIECE):
+                told.append(piece)
+                heard(piece.decode(errors="replace"))
+            complaint = child.stderr.read().decode(errors="replace")
+            child.wait()
+        self.settle(child.returncode, complaint)
+        return b"".join(told).decode(errors="replace")
 
     @contextlib.contextmanager
     def started(self, script: str, *args: str, leashed: bool = False) -> Iterator[subprocess.Popen[bytes]]:
@@ -194,7 +204,11 @@ class Ticker:
     said_at: float = field(default_factory=time.monotonic)
 
     def __call__(self, sent: int) -> None:
-        self.done_bytes += sent
+        self.reached(self.done_bytes + sent)
+
+    def reached(self, done_bytes: int) -> None:
+        """So much is done, in all."""
+        self.done_bytes = done_bytes
         if time.monotonic() - self.said_at > 2:
             self.said_at = time.monotonic()
             self.say(f"{self.name}: {self.done_bytes / 2**20:.0f} of {self.size_bytes / 2**20:.0f} MiB")

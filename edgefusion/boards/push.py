@@ -187,13 +187,13 @@ def _send(
 ) -> None:
     size = sum(item.size_bytes for item in missing.values())
     say(f"sending {len(missing)} files, {size / MIB:.1f} MiB")
+    tell = Ticker(say, "sent", size)
     if isinstance(link.transport, Ssh) and "rsync" in board.tools and shutil.which("rsync"):
         sent.method = "rsync"
         fresh = [item for sha, item in missing.items() if state[sha][0] != "delta"]
-        _rsync(link, link.transport, board, list(missing.values()), fresh, sent, family)
+        _rsync(link, link.transport, board, list(missing.values()), fresh, sent, family, tell)
         return
     sent.method = "appended through the shell"
-    tell = Ticker(say, "sent", size)
     for sha, item in missing.items():
         kind, there = state[sha]
         offset = there if kind == "part" and there <= item.size_bytes else 0
@@ -203,7 +203,14 @@ def _send(
 
 
 def _rsync(
-    link: Link, transport: Ssh, board: Told, items: list[Item], fresh: list[Item], sent: Sent, family: str
+    link: Link,
+    transport: Ssh,
+    board: Told,
+    items: list[Item],
+    fresh: list[Item],
+    sent: Sent,
+    family: str,
+    tell: Ticker,
 ) -> None:
     """All of them in one run: a folder of links here, HASH.delta each, into the store."""
     large = "".join(f"{item.sha256} {item.name}\n" for item in fresh if item.size_bytes >= DELTA_BYTES)
@@ -212,9 +219,15 @@ def _rsync(
     with tempfile.TemporaryDirectory(prefix="ef-") as folder:
         for item in items:
             Path(folder, f"{item.sha256}.delta").symlink_to(item.source.resolve())
-        told = link.run(transport.rsync(Path(folder), f"{board.root}/{STORE}"))
+        told = link.run(transport.rsync(Path(folder), f"{board.root}/{STORE}"), lambda text: _heard(text, tell))
     if counted := re.search(r"Total bytes sent: ([\d,.]+)", told):
         sent.wire_bytes += int(re.sub(r"\D", "", counted[1]))
+
+
+def _heard(text: str, tell: Ticker) -> None:
+    """rsync's --info=progress2: bytes and per cent of all files, again and again in one line."""
+    if rows := re.findall(r"([\d,.]+) +\d+%", text):
+        tell.reached(int(re.sub(r"\D", "", rows[-1])))
 
 
 def _verified(link: Link, board: Told, missing: dict[str, Item], sent: Sent) -> dict[str, Item]:

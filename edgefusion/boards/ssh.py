@@ -82,7 +82,14 @@ class Ssh:
     def rsync(self, source: Path, folder: str) -> list[str]:
         """rsync that brings what is in a folder here into one of the board, changed blocks alone, in place."""
         own = ["--recursive", "--copy-links", "--ignore-times", "--inplace", "--no-whole-file"]
-        own += ["--protect-args", "--stats", "-e", shlex.join(["ssh", *self.options()])]
+        own += [
+            "--protect-args",
+            "--stats",
+            "--info=progress2",
+            "--no-human-readable",
+            "-e",
+            shlex.join(["ssh", *self.options()]),
+        ]
         host = f"[{self.address.host}]" if ":" in self.address.host else self.address.host
         return ["rsync", *own, f"{source}/", f"{host}:{folder}/"]
 

@@ -15,6 +15,7 @@ from typing import Any
 from edgefusion.spec.errors import UserError
 
 BUNDLE = "bundle"
+DEVICE = "device"  # under which name a verb files its record
 RECORDS = "profiles"  # where the verbs put records if it is there
 ON_BOARD = {"cache", "take"}  # paths that are the board's own; relative ones in our folder there
 READ_HERE = "--from"  # files that a verb reads instead of running anything
@@ -54,12 +55,19 @@ def words_of(signature: inspect.Signature, context: Any) -> Words:
         context: typer's, of that command.
 
     Raises:
-        UserError: the verb has no bundle, or reads a file here that the board has not.
+        UserError: the verb has no bundle, reads a file here that the board has not, or is to file a record of a board
+            without being told which.
     """
     words = Words()
     given = context.params
     if BUNDLE not in given:
         raise UserError("this verb has no bundle to be sent.", where="--on", remedy="Run it here.")
+    if DEVICE in given and _unsaid(context, DEVICE):
+        raise UserError(
+            "a record names the board it was measured on, and this one is not this machine.",
+            where="--on",
+            remedy="Say which it is: --device NAME; `edgefusion devices list` has the names.",
+        )
     words.bundle, words.backend = Path(given[BUNDLE]), given.get("backend")
     words.as_json = bool(given.get("as_json"))
     words.folders |= {RECORDS} if Path(RECORDS).is_dir() else set()
