@@ -38,7 +38,7 @@ UNPACK = """
 cd "$1/code" || exit 1
 [ -d "$2" ] && exit 0
 rm -rf "$2.new"
-"$3" -I -m zipfile -e "$4" "$2.new" && mv "$2.new" "$2"
+"$3" -I -m zipfile -e "$4" "$2.new" && "$3" -I -m compileall -q "$2.new" && mv "$2.new" "$2"
 """
 
 
