@@ -323,9 +323,13 @@ def test_it_prints(page: Path, shown: browser.Browser, tmp_path: Path) -> None:
     shown.open(page, dark=True)
     shown("Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     assert shown.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    shown("Emulation.setDeviceMetricsOverride", width=720, height=900, deviceScaleFactor=1, mobile=False)
+    assert shown.value("document.documentElement.scrollWidth") <= 720, "a sheet of A4 holds it"
+    assert not shown.value("document.querySelector('#environment details').open")
     shown("Emulation.setEmulatedMedia", media="")
     shown.printed(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").stat().st_size > 50_000
+    assert shown.value("document.querySelector('#environment details').open"), "paper cannot be clicked"
 
 
 def cells(shown: browser.Browser) -> list[str]:

@@ -128,3 +128,6 @@ for (const cell of document.querySelectorAll(".verdicts td:last-child")) {
   if (said[cell.textContent]) cell.classList.add(said[cell.textContent]);
 }
 for (const box of document.querySelectorAll("details.outline > details")) box.open = true;
+addEventListener("beforeprint", () => {
+  for (const box of document.querySelectorAll("details:not(.outline, .outline *)")) box.open = true;
+});
