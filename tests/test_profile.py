@@ -27,7 +27,7 @@ from edgefusion.profile import record, shares  # noqa: E402
 from edgefusion.profile.command import main  # noqa: E402
 from edgefusion.quantize.profiled import times_of  # noqa: E402
 from edgefusion.spec.errors import UserError  # noqa: E402
-from edgefusion.spec.profile import Profile  # noqa: E402
+from edgefusion.spec.profile import LayerTimes, PartCall, Profile  # noqa: E402
 from edgefusion.spec.records import read_profile, record_text  # noqa: E402
 
 ENGINES = ("onnxruntime", "openvino")
@@ -126,13 +126,27 @@ def test_both_engines_read_the_same_weights(profiles: dict[str, Profile]) -> Non
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1) and sizes[0] > 100_000
 
 
-def test_shares_of_a_call_add_up(profiles: dict[str, Profile]) -> None:
-    for profile in profiles.values():
-        whole = shares.shares(profile.calls)
-        accounted = whole.layers_ms + whole.recording_ms + whole.left_ms
-        assert accounted == pytest.approx(max(whole.wall_ms, whole.layers_ms + whole.recording_ms), rel=0.3)
-        assert sum(ms for name, ms in shares.by_module(profile).items()) > 0
-        assert whole.overhead is not None
+def test_shares_of_a_call_add_up() -> None:
+    facts = {"kind": "Conv", "kernel": "k", "unit": "cpu", "computes": "fp32"}
+    known = LayerTimes(name="a", modules=("x", "y"), times_ms=(4.0, 9.0, 4.0), macs=10**6, bytes_in=10**6, **facts)
+    unknown = LayerTimes(name="b", modules=(), times_ms=(3.0, 3.0, 3.0), **facts)
+    walls = {"walls_ms": (11.0, 16.0, 11.0), "plain_walls_ms": (10.0, 9.0, 11.0), "recordings_ms": (1.0, 1.0, 1.0)}
+    call = PartCall(part="unet", step=0, layers=(known, unknown), **walls)
+    found = shares.shares([call, call])
+    assert (found.wall_ms, found.plain_ms, found.layers_ms, found.joined_ms) == (22.0, 20.0, 14.0, 8.0)
+    assert (found.recording_ms, found.left_ms) == (2.0, 6.0)
+    assert (found.attributed, found.joined) == pytest.approx((0.7, 4 / 7)) and found.overhead == pytest.approx(0.1)
+
+
+def test_a_layers_rate_is_held_against_the_board(profiles: dict[str, Profile]) -> None:
+    board = {"peak_tops": {"fp32": 0.001}, "bandwidth_gb_s": 10.0}
+    profile = profiles["openvino"]
+    profile = profile.model_copy(update={"machine": profile.machine.model_copy(update=board)})
+    facts = {"name": "a", "kind": "Conv", "kernel": "k", "unit": "cpu", "modules": ("x",), "times_ms": (4.0,)}
+    busy = LayerTimes(**facts, computes="fp32", macs=10**6, bytes_in=10**6, bytes_out=10**6, bytes_weights=0)
+    found = shares.rates(busy, profile)
+    assert (found.gflop_s, found.gb_s, found.share, found.bound) == (0.5, 0.5, 0.5, "compute")
+    assert shares.rates(LayerTimes(**facts, computes="int8", macs=1), profile).share is None
 
 
 def test_the_record_comes_back_and_is_small(profiles: dict[str, Profile], tmp_path: Path) -> None:
@@ -285,17 +299,21 @@ def test_products_from_shapes() -> None:
     assert macs_of("Add", [[1, 8]], [1, 8], {}) is None
 
 
-def test_time_between_nodes_is_the_profilers_own() -> None:
-    shapes = {"op_name": "Add", "provider": "CPU", "input_type_shape": [{"float": [2]}], "output_type_shape": []}
-    node = {"cat": "Node", "ph": "X", "args": shapes}
-    events = [
-        {"cat": "Session", "ph": "X", "name": "model_run", "ts": 0, "dur": 100, "args": {}},
-        {**node, "name": "a_kernel_time", "ts": 10, "dur": 20},
-        {**node, "name": "b_kernel_time", "ts": 35, "dur": 40},
-    ]
-    (call,) = calls_of(events, Origins(graph(), None), "cpu", [0.12])
-    assert [layer.times_ms for layer in call.layers] == [(0.02,), (0.04,)]
-    assert (call.recording_ms, call.wall_ms) == (0.005, 0.12) and call.layers[0].computes == "fp32"
+def test_the_profilers_own_time_is_told_apart() -> None:
+    """Off every node what one takes that does nothing; between nodes what all gaps have, and no more."""
+    shapes = {"provider": "CPU", "input_type_shape": [{"float": [2]}], "output_type_shape": []}
+    events = [{"cat": "Session", "ph": "X", "name": "model_run", "ts": 0, "dur": 500, "args": {}}]
+    at_us = 10
+    for number, (kind, us, gap_us) in enumerate([("Add", 9, 3), ("Mul", 2, 90), *[("Reshape", 4, 3)] * 8]):
+        facts = {"cat": "Node", "ph": "X", "args": {**shapes, "op_name": kind}, "dur": us, "ts": at_us}
+        events.append({**facts, "name": f"{kind}{number}_kernel_time"})
+        at_us += us + gap_us
+    (call,) = calls_of(events, Origins(graph(), None), "cpu", [0.6])
+    assert [layer.times_ms for layer in call.layers] == [(0.005,), *[(0.0,)] * 9]
+    assert call.recording_ms == pytest.approx((4 + 2 + 8 * 4 + 9 * 3) / 1000)
+    assert call.wall_ms == 0.6 and call.layers[0].computes == "fp32"
+    (few,) = calls_of(events[:5], Origins(graph(), None), "cpu", [0.6])
+    assert few.layers[0].times_ms == (0.009,) and few.recording_ms == 0, "two are too few to know by"
 
 
 def test_an_onnx_file_is_read_as_the_onnx_package_reads_it(bundle: Path, tmp_path: Path) -> None:

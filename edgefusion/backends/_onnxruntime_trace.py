@@ -1,9 +1,10 @@
 """What ONNX Runtime's profiler writes, as layers that know the modules they came from.
 
-A run is an event `model_run` with the events `NODE_kernel_time` of its nodes inside it, in whole microseconds. Between
-two of them the profiler writes the first down, and it writes a node's input shapes when the node's clock runs already.
-Both are told as the profiler's own time: the gaps, and off every node what nodes take that do nothing (a Reshape hands
-its buffer on).
+A run is an event `model_run` with the events `NODE_kernel_time` of its nodes inside it, in whole microseconds. The
+profiler writes a node down after its clock has stopped, and its input shapes when it runs already: both are told as the
+profiler's own time, as far as every node pays it. That is off every node the least that one takes which does nothing (a
+Reshape hands its buffer on), and between two nodes the lower quartile of the gaps. What a gap has above that is the
+executor's (it lets go of buffers there), and no layer accounts for it.
 
 The nodes are those of the optimised graph: operators fused, renamed, laid out anew. A node leads back to the bundle's
 graph by the values it makes, which keep their names; what the optimiser put in belongs to the layer it serves.
@@ -25,7 +26,7 @@ BLOCKED = "_nchwc"  # NAME_nchwc: the operator that makes the value NAME, in a b
 TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # place among the inputs; 1 in all others
 IDLE = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity")
-FEWEST = 8  # of those, to know by
+FEWEST = 8  # nodes or gaps, to know by
 HOPS = 4  # from an inserted node to one that has a name
 
 
@@ -161,25 +162,24 @@ def _inside(event: dict[str, Any], run: dict[str, Any]) -> bool:
 
 
 def _call(nodes: list[dict[str, Any]], origins: Origins, unit: str, known: dict[str, Layer], wall_ms: float) -> Call:
-    between_us = sum(
-        max(0, after["ts"] - before["ts"] - before["dur"]) for before, after in zip(nodes, nodes[1:], strict=False)
-    )
-    noted_us, inside_us = _noting_us(nodes), 0.0
-    layers = []
+    inside_us, between_us = _writing_us(nodes)
+    layers, off_us = [], 0.0
     for event in nodes:
         name = event["name"].removesuffix(KERNEL)
         if name not in known:
             known[name] = _layer(name, event["args"], origins, unit)
-        own_us = max(0.0, event["dur"] - noted_us)
-        inside_us += event["dur"] - own_us
+        own_us = max(0.0, event["dur"] - inside_us)
+        off_us += event["dur"] - own_us
         layers.append(replace(known[name], times_ms=(own_us / 1000,)))
-    return Call(layers, wall_ms, (between_us + inside_us) / 1000)
+    return Call(layers, wall_ms, (off_us + between_us * max(0, len(nodes) - 1)) / 1000)
 
 
-def _noting_us(nodes: list[dict[str, Any]]) -> float:
-    """What a node that does nothing takes: the lower quartile of them, 0 where there are too few to tell."""
+def _writing_us(nodes: list[dict[str, Any]]) -> tuple[float, float]:
+    """What the profiler takes of a node's time, and between two nodes; 0 where there are too few to tell."""
     idle = [event["dur"] for event in nodes if event["args"]["op_name"] in IDLE]
-    return float(quantiles(idle, n=4)[0]) if len(idle) >= FEWEST else 0.0
+    gaps = [max(0, b["ts"] - a["ts"] - a["dur"]) for a, b in zip(nodes, nodes[1:], strict=False)]
+    inside = float(min(idle)) if len(idle) >= FEWEST else 0.0
+    return inside, float(quantiles(gaps, n=4)[0]) if len(gaps) >= FEWEST else 0.0
 
 
 def _layer(name: str, facts: dict[str, Any], origins: Origins, unit: str) -> Layer:
