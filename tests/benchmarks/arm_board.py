@@ -35,6 +35,7 @@ from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.opened import open_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
+AT_START = commit()
 FORMATS = Path("/proc/sys/fs/binfmt_misc")
 MIRROR = "http://deb.debian.org/debian"
 
@@ -58,7 +59,10 @@ def main() -> None:
             for bundle in words.bundles:
                 rows.append(replayed(bundle, address))
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    text = json.dumps({**head(), "board": board, "bundles": rows}, indent=1, ensure_ascii=False) + "\n"
+    text = (
+        json.dumps({**head(), "machine": machine(board), "board": board, "bundles": rows}, indent=1, ensure_ascii=False)
+        + "\n"
+    )
     if words.record:
         words.record.parent.mkdir(parents=True, exist_ok=True)
         write_whole(words.record, text.encode())
@@ -120,10 +124,14 @@ def replayed(folder: Path, address: str) -> dict[str, Any]:
 
 
 def head() -> dict[str, Any]:
-    """When, by which commit and emulator."""
+    """When, and by which commit."""
+    return {"made": datetime.date.today().isoformat(), "commit": AT_START}
+
+
+def machine(board: dict[str, Any]) -> str:
+    """The board and its emulator."""
     qemu = subprocess.run(["qemu-aarch64-static", "--version"], capture_output=True, text=True, check=True).stdout
-    made = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"made": made, "commit": commit(), "emulator": qemu.splitlines()[0], "script": Path(__file__).name}
+    return f"{board['machine']}, {board['os']}, under {qemu.splitlines()[0]}"
 
 
 if __name__ == "__main__":

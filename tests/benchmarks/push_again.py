@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import json
 import os
 import shutil
@@ -59,9 +60,9 @@ def facts(bundle: Bundle) -> dict[str, Any]:
     """The machine and the bundle."""
     size = sum(row.size_bytes for row in bundle.manifest.files.values())
     return {
-        "made": head.made_now(),
+        "made": datetime.date.today().isoformat(),
         "commit": head.commit(),
-        "machine": f"{processor()}, {cpu_count()} processors, sshd on the loopback",
+        "machine": f"{processor()}, {cpu_count()} cores, sshd on the loopback",
         "bundle": bundle.manifest.name,
         "size_bytes": size,
         "changed_bytes": CHANGED_BYTES,
