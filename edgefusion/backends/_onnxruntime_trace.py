@@ -1,10 +1,10 @@
 """What ONNX Runtime's profiler writes, as layers that know the modules they came from.
 
-A run is an event `model_run` with the events `NODE_kernel_time` of its nodes inside it, in whole microseconds. The
-profiler writes a node down after its clock has stopped, and its input shapes when it runs already: both are told as the
-profiler's own time, as far as every node pays it. That is off every node the least that one takes which does nothing (a
-Reshape hands its buffer on), and between two nodes the lower quartile of the gaps. What a gap has above that is the
-executor's (it lets go of buffers there), and no layer accounts for it.
+A run is an event `model_run` with the events `NODE_kernel_time` of its nodes inside it, in whole microseconds. A layer's
+time goes on until the next node starts: there the executor lets go of buffers that were read last. The profiler writes
+a node down there too, and its input shapes when its clock runs already: both are told as the profiler's own time, as far
+as every node pays it. That is off every node the least that one takes which does nothing (a Reshape hands its buffer on),
+and of every gap the lower quartile of all.
 
 The nodes are those of the optimised graph: operators fused, renamed, laid out anew. A node leads back to the bundle's
 graph by the values it makes, which keep their names; what the optimiser put in belongs to the layer it serves.
@@ -26,7 +26,7 @@ BLOCKED = "_nchwc"  # NAME_nchwc: the operator that makes the value NAME, in a b
 TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # place among the inputs; 1 in all others
 IDLE = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity")
-FEWEST = 8  # nodes or gaps, to know by
+FEWEST = 8  # of those, to know by
 HOPS = 4  # from an inserted node to one that has a name
 
 
@@ -162,24 +162,31 @@ def _inside(event: dict[str, Any], run: dict[str, Any]) -> bool:
 
 
 def _call(nodes: list[dict[str, Any]], origins: Origins, unit: str, known: dict[str, Layer], wall_ms: float) -> Call:
-    inside_us, between_us = _writing_us(nodes)
-    layers, off_us = [], 0.0
-    for event in nodes:
+    gaps_us = _gaps_us(nodes)
+    inside_us, between_us = _writing_us(nodes, gaps_us)
+    layers, own_us = [], 0.0
+    for event, gap_us in zip(nodes, gaps_us, strict=True):
         name = event["name"].removesuffix(KERNEL)
         if name not in known:
             known[name] = _layer(name, event["args"], origins, unit)
-        own_us = max(0.0, event["dur"] - inside_us)
-        off_us += event["dur"] - own_us
-        layers.append(replace(known[name], times_ms=(own_us / 1000,)))
-    return Call(layers, wall_ms, (off_us + between_us * max(0, len(nodes) - 1)) / 1000)
+        spent_us = max(0.0, event["dur"] - inside_us) + max(0.0, gap_us - between_us)
+        own_us += event["dur"] + gap_us - spent_us
+        layers.append(replace(known[name], times_ms=(spent_us / 1000,)))
+    return Call(layers, wall_ms, own_us / 1000)
 
 
-def _writing_us(nodes: list[dict[str, Any]]) -> tuple[float, float]:
-    """What the profiler takes of a node's time, and between two nodes; 0 where there are too few to tell."""
+def _gaps_us(nodes: list[dict[str, Any]]) -> list[float]:
+    """After each node, until the next starts; 0 after the last."""
+    ends = [event["ts"] + event["dur"] for event in nodes]
+    return [max(0.0, after["ts"] - end) for end, after in zip(ends, nodes[1:], strict=False)] + [0.0] * bool(nodes)
+
+
+def _writing_us(nodes: list[dict[str, Any]], gaps_us: list[float]) -> tuple[float, float]:
+    """What the profiler takes of a node's time, and of a gap; 0 where there are too few to tell."""
     idle = [event["dur"] for event in nodes if event["args"]["op_name"] in IDLE]
-    gaps = [max(0, b["ts"] - a["ts"] - a["dur"]) for a, b in zip(nodes, nodes[1:], strict=False)]
-    inside = float(min(idle)) if len(idle) >= FEWEST else 0.0
-    return inside, float(quantiles(gaps, n=4)[0]) if len(gaps) >= FEWEST else 0.0
+    if len(idle) < FEWEST:
+        return 0.0, 0.0
+    return float(min(idle)), float(quantiles(gaps_us[:-1], n=4)[0])
 
 
 def _layer(name: str, facts: dict[str, Any], origins: Origins, unit: str) -> Layer:
