@@ -1,10 +1,10 @@
 """What ONNX Runtime's profiler writes, as layers that know the modules they came from.
 
-A run is an event `model_run` with the events `NODE_kernel_time` of its nodes inside it, in whole microseconds. A layer's
-time goes on until the next node starts: there the executor lets go of buffers that were read last. The profiler writes
-a node down there too, and its input shapes when its clock runs already: both are told as the profiler's own time, as far
-as every node pays it. That is off every node the least that one takes which does nothing (a Reshape hands its buffer on),
-and of every gap the lower quartile of all.
+A run is an event `model_run` with the events `NODE_kernel_time` of its nodes inside it, in whole microseconds. A
+layer's time goes on until the next node starts: there the executor lets go of buffers that were read last. The profiler
+writes a node down there too, and its input shapes when its clock runs already: both are told as the profiler's own
+time, as far as every node pays it. That is off every node the least that one takes which does nothing (a Reshape hands
+its buffer on), and of every gap the lower quartile of all.
 
 The nodes are those of the optimised graph: operators fused, renamed, laid out anew. A node leads back to the bundle's
 graph by the values it makes, which keep their names; what the optimiser put in belongs to the layer it serves.
