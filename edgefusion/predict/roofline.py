@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgefusion.predict.work import Work
 
 Key = tuple[str, str, str]
-"""Engine, class, precision; "" where any."""
+"""Engine, class, precision ("bf16 of int8" where weights are stored in less); "" where any."""
 Array = NDArray[np.float64]
 
 FEWEST = 3  # layers of a group that is fitted by itself
@@ -29,6 +29,7 @@ WIDEST_DB = 10.0  # to each side, in the first sweep
 BORROWED = 0.05  # weight of a layer of the same class in another engine or precision
 ALONE = 0.3  # weight of a layer's own error beside that of the sum
 TINY = 1e-6
+MOST = (5.0, 2.0, np.inf)  # of the three: small layers that caches serve must not make memory look boundless
 HALF = 0.5  # bandwidth that n of N threads have: (n/N)^½, between one thread drawing all and each drawing its share
 
 
@@ -126,7 +127,8 @@ class Fitted:
 def _keys(engine: str, work: Work) -> tuple[Key, ...]:
     """From the narrowest group to the widest."""
     kind, precision = work.kind, work.precision
-    return (engine, kind, precision), ("", kind, precision), (engine, kind, ""), ("", kind, ""), ("", "", "")
+    wider = (engine, kind, precision), ("", kind, precision), (engine, kind, ""), ("", kind, ""), ("", "", "")
+    return ((engine, kind, f"{precision} of {work.stored}"), *wider) if work.stored else wider
 
 
 def _unaccounted(records: Sequence[Measured]) -> Iterator[tuple[str, float]]:
@@ -189,7 +191,7 @@ def _starts(compute: Array, memory: Array, times: Array, weights: Array) -> list
 
 def _scaled(point: Array, place: int, decibel: float) -> Array:
     moved = point.copy()
-    moved[place] *= 10 ** (decibel / 10)
+    moved[place] = min(moved[place] * 10 ** (decibel / 10), MOST[place])
     return moved
 
 

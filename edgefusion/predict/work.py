@@ -17,7 +17,8 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 @dataclass(frozen=True)
 class Work:
     """One layer of one call of a part. `kind`: conv, linear, attention, move, or elementwise, which is all else: norms,
-    activations, softmax. `precision`: what it computes in. `operations`: two a multiply-add. `time_ms`: where measured.
+    activations, softmax. `precision`: what it computes in; `stored`: what its weights are stored in where that is less,
+    for an engine may then choose other kernels. `operations`: two a multiply-add. `time_ms`: where measured.
     """
 
     part: PartName
@@ -26,6 +27,7 @@ class Work:
     operations: float
     bytes_moved: float
     time_ms: float | None = None
+    stored: str = ""
 
 
 def class_of(layer: LayerTimes) -> str:
@@ -46,6 +48,11 @@ def precision_of(layer: LayerTimes, kind: str, part: MeasuredPart) -> str:
     return "int8" if part.precision == "int8" and kind in ("conv", "linear") else part.activations
 
 
+def stored_in(kind: str, part: MeasuredPart) -> str:
+    """int8 of the convolutions and linear layers of a w8a16 part."""
+    return "int8" if part.precision == "w8a16" and kind in ("conv", "linear") else ""
+
+
 def work_of(profile: Profile) -> Iterator[Work]:
     """Every layer of every call, with its median time."""
     for call in profile.calls:
@@ -55,7 +62,8 @@ def work_of(profile: Profile) -> Iterator[Work]:
             moved = sum(size or 0 for size in (layer.bytes_in, layer.bytes_out, layer.bytes_weights))
             precision = precision_of(layer, kind, part)
             time_ms = statistics.median(layer.times_ms)
-            yield Work(call.part, kind, precision, 2.0 * (layer.macs or 0), float(moved), time_ms)
+            stored = stored_in(kind, part)
+            yield Work(call.part, kind, precision, 2.0 * (layer.macs or 0), float(moved), time_ms, stored)
 
 
 def carried_over(profile: Profile, parts: dict[PartName, MeasuredPart], steps: int) -> list[Work]:
@@ -75,7 +83,8 @@ def carried_over(profile: Profile, parts: dict[PartName, MeasuredPart], steps: i
             moved = carried * _stream(part) / _stream(before) + weights
             same = (part.precision, part.activations) == (before.precision, before.activations)
             told = layer if same else layer.model_copy(update={"computes": None})
-            found.append(Work(name, kind, precision_of(told, kind, part), 2.0 * (layer.macs or 0), moved))
+            precision, operations = precision_of(told, kind, part), 2.0 * (layer.macs or 0)
+            found.append(Work(name, kind, precision, operations, moved, stored=stored_in(kind, part)))
     return found
 
 
