@@ -1,7 +1,7 @@
 """On the board: run a command, and end it and all its children when nobody holds the other end any more.
 
 `python -m edgefusion.boards.leash COMMAND …` reads its own standard input, on which the host sends a byte now and then.
-When that ends (Ctrl-C there, a cut link), or nothing comes for a minute, the command's whole process group is
+When that ends (Ctrl-C there, a cut link), or nothing comes for three minutes, the command's whole process group is
 interrupted, then terminated, then killed. The command itself has an empty input. Standard library alone.
 """
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 
-SILENCE_S = 60.0
+SILENCE_S = 180.0
 BEAT_S = 10.0  # the host's: so often it sends a byte
 PATIENCE_S = (3.0, 3.0)  # after SIGINT, after SIGTERM
 

@@ -22,7 +22,7 @@ OPTIONS = {
     "BatchMode": "yes",
     "ConnectTimeout": "15",
     "ServerAliveInterval": "15",
-    "ServerAliveCountMax": "3",
+    "ServerAliveCountMax": "8",
     "ControlPersist": "no",  # these three of a user's configuration are for his own sessions
     "RemoteCommand": "none",
     "ClearAllForwardings": "yes",
