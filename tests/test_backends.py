@@ -91,7 +91,7 @@ def test_layers_lead_back_to_their_modules(tmp_path: Path) -> None:
     part = Part(file="model.onnx", format="onnx", inputs=(x,), outputs=(y,), **measures)
     (ir, _) = openvino.build(tmp_path / "model.onnx", tmp_path / "openvino_model.xml")
     rows = openvino.profile(ir, part, feeds(part), threads=1, runs=3)
-    assert {row.module for row in rows} <= set(modules)
+    assert {row.module for row in rows if row.kind != "Copy"} <= set(modules)
     assert {"down_blocks.0.conv1", "down_blocks.0.down.conv"} <= {
         row.module for row in rows if row.kind == "Convolution"
     }
