@@ -48,7 +48,8 @@ class Slice(torch.nn.Module):
         super().__init__()
         self.module = module
         leaves, self.spec = tree_flatten((args, kwargs))
-        self.inputs = tuple(leaf.detach().clone() for leaf in leaves if isinstance(leaf, torch.Tensor))
+        tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        self.inputs = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
         self.leaves = [None if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         self.is_tensor = [isinstance(leaf, torch.Tensor) for leaf in leaves]
 
