@@ -133,7 +133,7 @@ def timed(cut: Slice, name: str, runs: int, method: Any, left: Any) -> Layer:
 
 def part_call(fed: Fed, bundle: Any, graph: Any, engines: Engines, runs: int, lowered: Lowered) -> PartCall:
     """A call of a part: its whole time in the bundle's program, and its slices. The text encoder is one: it is run once
-    a prompt, and takes a fiftieth of the picture."""
+    a prompt."""
     part = bundle.manifest.parts[fed.part]
     engine = engine_of(engines.backend).load(bundle.path(part.file), part, threads=engines.threads)
     walls_ms = []
