@@ -44,9 +44,10 @@ def _told(path: Path, known: dict[str, str]) -> Row:
         "bench": _measured,
         "target": _target,
     }
-    if tell := by_kind.get(str(data.get("kind"))):
-        return tell(path, data)
     by = f"`{known['command']}`" if "command" in known else f"by hand, {known.get('by_hand', NOT_TOLD)}"
+    if tell := by_kind.get(str(data.get("kind"))):
+        *facts, verb = tell(path, data)
+        return (*facts, by if known else verb)  # type: ignore[return-value]
     return known.get("what", NOT_TOLD), _machine(data), _made(data), by
 
 
