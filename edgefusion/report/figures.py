@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgefusion.report.full_size import cost_growth, export_cost, ladder, unet_step
 from edgefusion.report.peers import peers
+from edgefusion.report.phones import executorch_rewrites, executorch_unet
 from edgefusion.report.records import read, table
 from edgefusion.report.room import benches_table, profiles_table, records
 from edgefusion.report.targets import targets
@@ -78,6 +79,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "unet-step": unet_step,
     "cost-growth": cost_growth,
     "export-cost": export_cost,
+    "executorch-unet": executorch_unet,
+    "executorch-rewrites": executorch_rewrites,
     "zoo-quality": zoo_quality,
     "zoo-training": zoo_training,
     "host-speed": host_speed,

@@ -61,11 +61,16 @@ def make(row: str, checkpoint: str | None, px: int, folder: Path) -> None:
         facts = _written(row, graph, signature, example(signature), folder)
         facts["seconds_to_make"] = round(time.monotonic() - began, 1)
     facts["peak_mib_to_make"] = round(memory_mib("VmHWM"), 1)
-    facts["file_mib"] = round(sum(f.stat().st_size for f in folder.glob(f"{Path(ROWS[row][1]).stem}.*")) / 2**20, 1)
+    facts["file_mib"] = round(sum(file.stat().st_size for file in _files(folder, ROWS[row][1])) / 2**20, 1)
     tensors = {"inputs": signature.inputs, "outputs": signature.outputs}
     text = json.dumps({key: [tensor.model_dump() for tensor in rows] for key, rows in tensors.items()})
     (folder / "part.json").write_text(text)
     (folder / f"{ROWS[row][1]}.json").write_text(json.dumps(facts))
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The graph, and its weights where they lie beside it."""
+    return [path for path in (folder / name, folder / f"{name}.data") if path.is_file()]
 
 
 def _unet_alone(part: str, config: dict[str, Any]) -> dict[str, Any]:
