@@ -22,9 +22,9 @@ Key = tuple[str, str, str]
 Array = NDArray[np.float64]
 
 FEWEST = 3  # layers of a group that is fitted by itself
-SWEEPS = 7  # over the three numbers; each narrows its grid
-GRID = 17
-BEST_STARTS = 3
+SWEEPS = 5  # over the three numbers; each narrows its grid
+GRID = 11
+BEST_STARTS = 2
 WIDEST_DB = 10.0  # to each side, in the first sweep
 BORROWED = 0.05  # weight of a layer of the same class in another engine or precision
 ALONE = 0.3  # weight of a layer's own error beside that of the sum
@@ -167,7 +167,7 @@ def _fit_group(own: list[Row], like: list[Row]) -> Efficiency:
 def _descended(best: Array, cost: Callable[[Array], float]) -> Array:
     """Each of the three numbers in turn over a grid around it, which gets narrower."""
     for sweep in range(SWEEPS):
-        reach = WIDEST_DB / 1.7**sweep
+        reach = WIDEST_DB / 2.2**sweep
         for place in range(3):
             tries = [_scaled(best, place, decibel) for decibel in np.linspace(-reach, reach, GRID)]
             if place == 2:
