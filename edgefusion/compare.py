@@ -39,8 +39,8 @@ def main(
 ) -> None:
     """Hold B beside A: per part, module and operator, with size, memory and PSNR.
 
-    A row is slower or faster when the 95 % interval of the difference of medians, bootstrapped from the raw runs of
-    both, leaves out zero and the medians differ by 1 % or more. Fewer than four runs on a side tell nothing.
+    A row is slower or faster when the 95 % interval of the ratio of medians, bootstrapped from the raw runs of both,
+    leaves out no change and the medians differ by 1 % or more. Fewer than four runs on a side tell nothing.
 
     Example:  edgefusion compare old.profile.json new.profile.json --depth 3 --fail-above 5%
     """

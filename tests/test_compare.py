@@ -77,6 +77,11 @@ def test_the_interval_holds_what_chance_makes() -> None:
     assert verdicts.count("same") >= 180
 
 
+def test_an_interval_stays_above_minus_one_hundred_per_cent() -> None:
+    found = noise.difference((1.0, 90.0, 2.0, 80.0, 50.0), (0.5, 0.6, 0.4, 0.5, 0.5))
+    assert found.low is not None and -1 < found.low < found.high
+
+
 def test_a_regression_fails_and_an_improvement_does_not(
     old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,19 @@ def test_the_roofline_is_arithmetic_over_bytes_and_time() -> None:
     blind = [layer.model_copy(update={"macs": None}) for layer in profile.calls[0].layers]
     only = profile.model_copy(update={"calls": (profile.calls[0].model_copy(update={"layers": tuple(blind)}),)})
     assert roofline.drawn(only) is None
+    low = profile.model_copy(update={"machine": made.machine(peak_tops={"fp32": 0.05})})
+    assert roofline.above(profile) == 0 and roofline.above(low) == pytest.approx(0.74, abs=0.01)
+
+
+def test_a_module_stands_where_most_of_it_ran() -> None:
+    """Engines start late modules' first layers early: what reads the text or the time alone."""
+    profile = made.profile()
+    early = made.layer("up_blocks.1.resnets.0.time_emb_proj", "FullyConnected", 0.01)
+    calls = [call.model_copy(update={"layers": (early, *call.layers)}) for call in profile.calls]
+    mixed = profile.model_copy(update={"calls": tuple(calls)})
+    order = ["conv_in", "down_blocks.0", "up_blocks.1", "conv_out"]
+    assert [name for name in tree(mixed).children["unet"].children if name in order] == order
+    assert [key[1] for key in sums.by_module(mixed, 1) if key[0] == "unet"] == order
 
 
 def test_the_timeline_is_whole_and_thin_pieces_are_not_lost() -> None:

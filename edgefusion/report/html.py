@@ -143,6 +143,8 @@ def roof_said(profile: Profile) -> str:
     share = sum(point.ms for point in plotted) / (sum(point.ms for point in layers) or 1)
     words = f"{len(plotted)} of {len(layers)} layers tell arithmetic and bytes, {share:.0%} of the layers' time; "
     words += "a circle's area is its time. A multiply-add is two operations."
+    if (share := roofline.above(profile)) > 0.05:
+        words += f" Layers of {share:.0%} of the time are above the peak of their type: the peak was taken too low."
     machine = profile.machine
     if not machine.bandwidth_gb_s or not machine.peak_tops:
         words += " The machine's bandwidth or peaks are unknown; “edgefusion devices measure” finds them."

@@ -1,4 +1,4 @@
-"""Is it slower, or is it noise? A difference of medians beside what chance makes of the runs that were taken."""
+"""Is it slower, or is it noise? A ratio of medians beside what chance makes of the runs that were taken."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 Verdict = Literal["slower", "faster", "same", "untold"]
 FEWEST_RUNS = 4  # two sets of three lie apart by chance in one case of ten, two sets of four in one of thirty-five
 LEAST_CHANGE = 0.01
+LEAST_MS = 1e-6  # what a clock may round to nothing
 RESAMPLES, SEED, COVERED = 2000, 0, 95
 METHOD = (
-    "A row is slower or faster when the 95 % interval of the difference of medians (bootstrapped from the raw runs of "
-    f"both, {RESAMPLES} resamples, seed {SEED}) leaves out zero and the medians differ by {LEAST_CHANGE:.0%} or more; "
+    "A row is slower or faster when the 95 % interval of the ratio of medians (bootstrapped from the raw runs of both, "
+    f"{RESAMPLES} resamples, seed {SEED}) leaves out no change and the medians differ by {LEAST_CHANGE:.0%} or more; "
     f"with fewer than {FEWEST_RUNS} runs on a side nothing is said. Runs of one process do not show what changes from "
     "one process to the next, and of many rows some differ by chance."
 )
@@ -42,15 +43,15 @@ def difference(before: Sequence[float] | None, after: Sequence[float] | None) ->
     if min(len(before), len(after)) < FEWEST_RUNS:
         return Difference(a, b, b / a - 1, None, None, "untold")
     low, high = _interval(np.asarray(before, float), np.asarray(after, float))
-    return Difference(a, b, b / a - 1, low / a, high / a, _verdict(b / a - 1, low, high))
+    return Difference(a, b, b / a - 1, low, high, _verdict(b / a - 1, low, high))
 
 
 def _interval(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Of median(after) - median(before), by resampling both with replacement."""
+    """Of median(after) / median(before) - 1, by resampling both with replacement."""
     random = np.random.default_rng(SEED)
     drawn = [np.median(random.choice(runs, (RESAMPLES, len(runs))), axis=1) for runs in (before, after)]
     outside = (100 - COVERED) / 2
-    low, high = np.percentile(drawn[1] - drawn[0], (outside, 100 - outside))
+    low, high = np.percentile(drawn[1] / np.maximum(drawn[0], LEAST_MS) - 1, (outside, 100 - outside))
     return float(low), float(high)
 
 

@@ -85,6 +85,13 @@ def plotted(profile: Profile) -> list[Point]:
     return [point for point in points(profile) if point.intensity and point.gops][:MOST]
 
 
+def above(profile: Profile) -> float:
+    """Share of the layers' time in layers that are faster than the peak of their type: the peak is then none."""
+    peaks, found = roofs(profile), points(profile)
+    fast = [point.ms for point in found if point.gops and point.gops > 1.05 * peaks.get(point.computes or "", math.inf)]
+    return sum(fast) / (sum(point.ms for point in found) or 1.0)
+
+
 def drawn(profile: Profile) -> Drawing | None:
     """The plot, both axes logarithmic; None where no layer tells its arithmetic and bytes."""
     found = plotted(profile)
@@ -140,11 +147,13 @@ def _axes(drawing: Drawing, plane: _Plane) -> None:
 def _roofs(drawing: Drawing, plane: _Plane, peaks: dict[str, float], bandwidth: float | None) -> None:
     low, high = 10.0 ** plane.x[0], 10.0 ** plane.x[1]
     floor = 10.0 ** plane.y[0]
-    for name, peak in peaks.items():
+    taken = -1e9  # y of the last label: the next keeps off it
+    for name, peak in sorted(peaks.items(), key=lambda row: -row[1]):
         knee = min(max(peak / bandwidth, low), high) if bandwidth else low
         drawing.line([plane.at(knee, peak), plane.at(high, peak)], "roof")
         x, y = plane.at(high, peak)
-        drawing.text(x - 6, y - 6, f"{name} {peak:.0f} GOP/s", "end halo")
+        taken = max(y - 6, taken + 15)
+        drawing.text(x - 6, taken, f"{name} {peak:.0f} GOP/s", "end halo")
     if bandwidth and peaks:
         start, end = max(low, floor / bandwidth), min(high, max(peaks.values()) / bandwidth)
         if start < end:

@@ -51,11 +51,18 @@ def layers(profile: Profile, part: PartName | None = None) -> list[tuple[PartNam
 
 
 def grouped(profile: Profile, key: Callable[[PartName, LayerTimes], Key]) -> dict[Key, Runs]:
-    """Layers' times by a key of theirs."""
+    """Layers' times by a key of theirs, in the order in which most of each ran: an engine may start a late module's
+    first layer early."""
     rows: dict[Key, list[Sequence[float]]] = defaultdict(list)
-    for part, layer in layers(profile):
-        rows[key(part, layer)].append(layer.times_ms)
-    return {name: total(times) for name, times in rows.items()}
+    moments: dict[Key, float] = defaultdict(float)
+    spent: dict[Key, float] = defaultdict(float)
+    for index, (part, layer) in enumerate(layers(profile)):
+        name, ms = key(part, layer), middle(layer.times_ms)
+        rows[name].append(layer.times_ms)
+        moments[name] += index * ms
+        spent[name] += ms
+    order = sorted(rows, key=lambda name: moments[name] / (spent[name] or 1.0))
+    return {name: total(rows[name]) for name in order}
 
 
 def by_class(profile: Profile) -> dict[Key, Runs]:

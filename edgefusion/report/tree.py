@@ -17,7 +17,7 @@ ITSELF = "(itself)"
 class Node:
     """Times are sums of the layers' medians, ms, all steps together. `gmac`: of the layers that tell.
 
-    `classes`: class of operator → ms.
+    `classes`: class of operator → ms. `moment`: sum of ms × place in the order of the run.
     """
 
     name: str
@@ -26,10 +26,12 @@ class Node:
     gmac: float = 0.0
     classes: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     children: dict[str, Node] = field(default_factory=dict)
+    moment: float = 0.0
 
-    def add(self, layer: LayerTimes, ms: float) -> None:
-        """Count a layer in."""
+    def add(self, layer: LayerTimes, ms: float, place: int) -> None:
+        """Count a layer in, the `place`-th of the run."""
         self.ms += ms
+        self.moment += ms * place
         self.layers += 1
         self.gmac += (layer.macs or 0) / 1e9
         self.classes[class_of(layer)] += ms
@@ -51,17 +53,17 @@ class Node:
 
 
 def tree(profile: Profile) -> Node:
-    """The root, `picture`; its children are the parts, in the order they ran."""
+    """The root, `picture`. Children stand in the order in which most of them ran: an engine may start a late module's
+    first layer early."""
     root = Node("picture")
-    for part, layer in sums.layers(profile):
+    for place, (part, layer) in enumerate(sums.layers(profile)):
         ms, node = sums.middle(layer.times_ms), root
-        root.add(layer, ms)
+        root.add(layer, ms, place)
         for level in sums.place(part, layer):
             node = node.child(level)
-            node.add(layer, ms)
-        own = node.children.setdefault(ITSELF, Node(ITSELF))  # dropped below where the node has no other child
-        own.add(layer, ms)
-    _without_lone_itself(root)
+            node.add(layer, ms, place)
+        node.child(ITSELF).add(layer, ms, place)  # dropped below where the node has no other child
+    _settle(root)
     for call in profile.calls:
         rest = sums.left_over(call)
         for node in (root, root.child(call.part), root.child(call.part).child(sums.LEFT_OVER)):
@@ -69,8 +71,10 @@ def tree(profile: Profile) -> Node:
     return root
 
 
-def _without_lone_itself(node: Node) -> None:
+def _settle(node: Node) -> None:
+    """Order the children; a node that is nothing but itself needs no child to say so."""
     if list(node.children) == [ITSELF]:
         node.children.clear()
+    node.children = dict(sorted(node.children.items(), key=lambda row: row[1].moment / (row[1].ms or 1.0)))
     for child in node.children.values():
-        _without_lone_itself(child)
+        _settle(child)
