@@ -114,7 +114,7 @@ def tells(address: str) -> dict[str, Any]:
 
 def replayed(folder: Path, address: str) -> dict[str, Any]:
     """`edgefusion check BUNDLE --on BOARD`: what it said, and the versions of what it ran with."""
-    words = ["check", str(folder), "--json", "--on", address]
+    words = ["check", str(folder), "--json", "--threads", "1", "--on", address]  # waiting threads cost an emulator much
     done = subprocess.run(
         [sys.executable, "-m", "edgefusion", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )
