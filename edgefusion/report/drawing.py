@@ -67,7 +67,12 @@ def fit(text: str, width: float) -> str:
 
 def ms_text(value: float) -> str:
     """Milliseconds with three figures that count."""
-    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+    return f"{figure(value)} ms"
+
+
+def figure(value: float) -> str:
+    """Three digits, or a whole number: 0.0123, 12.3, 1230."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:

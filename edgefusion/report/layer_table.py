@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgefusion.report import roofline
-from edgefusion.report.drawing import ms_text
+from edgefusion.report.drawing import figure, ms_text
 from edgefusion.report.summary import NONE
 from edgefusion.spec.profile import Profile
 
@@ -24,9 +24,9 @@ def layer_rows(profile: Profile, top: int) -> list[list[str]]:
             point.computes or NONE,
             ms_text(point.ms),
             f"{point.ms / whole:.1%}",
-            NONE if point.gops is None else f"{point.gops:.3g}",
+            NONE if point.gops is None else figure(point.gops),
             _share(point.gops, peaks.get(point.computes or "")),
-            NONE if point.gb_s is None else f"{point.gb_s:.3g}",
+            NONE if point.gb_s is None else figure(point.gb_s),
             _share(point.gb_s, bandwidth),
         ]
         for point in points[:top]

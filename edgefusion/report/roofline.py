@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgefusion.report import sums
-from edgefusion.report.drawing import COLOURS, Drawing, ms_text
+from edgefusion.report.drawing import COLOURS, Drawing, figure, ms_text
 from edgefusion.report.kinds import class_of, home
 from edgefusion.spec.profile import LayerTimes, Profile
 
@@ -107,9 +107,9 @@ def drawn(profile: Profile) -> Drawing | None:
     longest = max(point.ms for point in found)
     for point in found:
         radius = 2.5 + 9 * math.sqrt(point.ms / longest)
-        told = f"{point.name} ({point.module or point.part}): {ms_text(point.ms)}, {point.gops:.3g} GOP/s, "
+        told = f"{point.name} ({point.module or point.part}): {ms_text(point.ms)}, {figure(point.gops)} GOP/s, "
         place = plane.at(point.intensity or 1, point.gops or 1)
-        drawing.dot(*place, radius, f"{COLOURS[point.kind]} see", f"{told}{point.intensity:.3g} operations a byte")
+        drawing.dot(*place, radius, f"{COLOURS[point.kind]} see", f"{told}{figure(point.intensity)} operations a byte")
     return drawing
 
 

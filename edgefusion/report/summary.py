@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgefusion.report import sums
-from edgefusion.report.drawing import ms_text
+from edgefusion.report.drawing import figure, ms_text
 from edgefusion.report.given import Given
 from edgefusion.report.obstacles import doubts, threads
 from edgefusion.spec.benchmark import Benchmark
@@ -73,7 +73,7 @@ def _figures(one: Given) -> list[str]:
 
 
 def _times(runs: Sequence[float]) -> list[str]:
-    return [ms_text(sums.middle(runs)), f"{min(runs):.3g} … {ms_text(max(runs))}"] if runs else [NONE, NONE]
+    return [ms_text(sums.middle(runs)), f"{figure(min(runs))} … {ms_text(max(runs))}"] if runs else [NONE, NONE]
 
 
 def notes(given: Sequence[Given]) -> list[str]:
