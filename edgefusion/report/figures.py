@@ -17,7 +17,7 @@ from edgefusion.report.records import read, table
 from edgefusion.report.room import benches_table, profiles_table, records
 from edgefusion.report.targets import targets
 from edgefusion.report.tiling import tiling_measured, tiling_shapes
-from edgefusion.report.training import distill_speed, zoo_claims, zoo_quantised
+from edgefusion.report.training import distill_speed, zoo_claims, zoo_npu, zoo_quantised
 from edgefusion.spec.errors import UserError
 
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -86,6 +86,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "host-speed": host_speed,
     "distill-speed": distill_speed,
     "zoo-quantised": zoo_quantised,
+    "zoo-npu": zoo_npu,
     "zoo-claims": zoo_claims,
     "tiling-shapes": tiling_shapes,
     "tiling-measured": tiling_measured,

@@ -39,11 +39,21 @@ def _against(row: dict[str, Any], ours: str, theirs: str) -> list[str]:
 
 
 QUANTISED_RECORD = "zoo/quantised.json"
+NPU_RECORD = "zoo/npu.json"
 
 
 def zoo_quantised(profiles: Path) -> str:
     """The bundled student in small numbers beside float32: pictures at equal noise, and retrieval."""
-    record = read(profiles / QUANTISED_RECORD)
+    return _beside_float(profiles / QUANTISED_RECORD, "target intel")
+
+
+def zoo_npu(profiles: Path) -> str:
+    """The same of an NPU's bundle, run on the simulator of its maker's SDK."""
+    return _beside_float(profiles / NPU_RECORD, "target snapdragon on the simulator")
+
+
+def _beside_float(path: Path, target: str) -> str:
+    record = read(path)
     rows = []
     for name, row in record["rows"].items():
         beside, size = row.get("beside_fp32"), sum(part["bytes"] for part in row["parts"].values()) / 2**20
@@ -51,7 +61,7 @@ def zoo_quantised(profiles: Path) -> str:
         cells = [f"{beside[key]:.3g}" for key in keys] if beside else ["–"] * 4
         rows.append([name, f"{size:.1f}", *cells, f"{row['retrieval']['top5']:.1%}"])
     note = (
-        f"\nzoo:emoji, two steps, {record['prompts']} prompts at equal noise, target intel beside host; retrieval in "
+        f"\nzoo:emoji, two steps, {record['prompts']} prompts at equal noise, {target} beside host; retrieval in "
         f"{record['reference_pictures']} pictures, efficientnet-lite0. One prompt is {1 / record['prompts']:.1%}.\n"
     )
     head = ["precision", "graphs, MiB", "PSNR, dB: median", "lowest tenth", "worst", "SSIM", "top-5"]
