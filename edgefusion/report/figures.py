@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgefusion.report.full_size import cost_growth, export_cost, ladder, unet_step
 from edgefusion.report.peers import peers
-from edgefusion.report.phones import executorch_rewrites, executorch_unet
+from edgefusion.report.phones import executorch_rewrites, executorch_unet, npu_full_size
 from edgefusion.report.records import read, table
 from edgefusion.report.room import benches_table, profiles_table, records
 from edgefusion.report.targets import targets
@@ -81,6 +81,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "export-cost": export_cost,
     "executorch-unet": executorch_unet,
     "executorch-rewrites": executorch_rewrites,
+    "npu-full-size": npu_full_size,
     "zoo-quality": zoo_quality,
     "zoo-training": zoo_training,
     "host-speed": host_speed,

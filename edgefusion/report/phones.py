@@ -1,4 +1,4 @@
-"""A bk-tiny-shaped U-Net in ExecuTorch (XNNPACK) beside ONNX Runtime, and the rewrites that XNNPACK is given."""
+"""A bk-tiny-shaped U-Net in ExecuTorch (XNNPACK) beside ONNX Runtime, XNNPACK's rewrites; one compiled for an NPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from edgefusion.report.records import read, table
 
 UNET_RECORD = "this-machine/executorch.json"
 REWRITES_RECORD = "this-machine/executorch-rewrites.json"
+NPU_RECORD = "this-machine/npu-full-size.json"
 REFERENCE = "onnxruntime"
 
 
@@ -41,3 +42,20 @@ def executorch_rewrites(profiles: Path) -> str:
         for layer, ways in record["milliseconds"].items()
     ]
     return table(["layer", "ms, by the way it is written"], rows) + f"\n{record['machine']}, {record['date']}.\n"
+
+
+def npu_full_size(profiles: Path) -> str:
+    """What it costs on the host to make a full-size U-Net into a context for the NPU, stage by stage."""
+    record = read(profiles / NPU_RECORD)
+    rows = [
+        [stage, f"{row['seconds']:.0f}", str(row["peak_mib"]), f"{row['made_mib']:.0f}" if row["made_mib"] else "–"]
+        for stage, row in record["stages"].items()
+    ]
+    context, (height, width) = record["context"], record["image"]
+    note = (
+        f"\n{record['parameters'] / 1e6:.0f} M parameters at {width}×{height}, W8A16, random weights, for "
+        f"{context['name']} (Hexagon v{context['arch']}, {context['vtcm_mib']} MiB of VTCM) by SDK {context['sdk']}, "
+        "every node on the NPU. Compiled, not executed. Each stage is a process of its "
+        "own.\n"
+    )
+    return table(["stage", "s", "peak memory, MiB", "made, MiB"], rows) + note
