@@ -107,9 +107,10 @@ def drawn(profile: Profile) -> Drawing | None:
     longest = max(point.ms for point in found)
     for point in found:
         radius = 2.5 + 9 * math.sqrt(point.ms / longest)
-        told = f"{point.name} ({point.module or point.part}): {ms_text(point.ms)}, {figure(point.gops)} GOP/s, "
-        place = plane.at(point.intensity or 1, point.gops or 1)
-        drawing.dot(*place, radius, f"{COLOURS[point.kind]} see", f"{told}{figure(point.intensity)} operations a byte")
+        intensity, gops = point.intensity or 1, point.gops or 1
+        told = f"{point.name} ({point.module or point.part}): {ms_text(point.ms)}, {figure(gops)} GOP/s, "
+        told += f"{figure(intensity)} operations a byte"
+        drawing.dot(*plane.at(intensity, gops), radius, f"{COLOURS[point.kind]} see", told)
     return drawing
 
 
