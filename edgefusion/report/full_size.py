@@ -74,7 +74,8 @@ def cost_growth(profiles: Path) -> str:
         cells = [f"{row['seconds']:.2f}", f"{gmac:.0f}", f"{row['ps_per_mac']:.2f}", f"{dearer:.2f}"]
         rows.append([str(row["px"]), str(row["steps"]), *cells, f"{row['peak_mib']:.0f}"])
     head = ["px", "steps", "picture, s", "GMAC", "ps per MAC", f"of that at {REFERENCE_PX} px", "peak memory, MiB"]
-    note = f"\n{record['student']}. {record['machine']}; commit {record['commit']}.\n"
+    said = f"; {record['note']}" if "note" in record else ""
+    note = f"\n{record['student']}. {record['machine']}; commit {record['commit']}{said}.\n"
     return table(head, rows) + note
 
 
