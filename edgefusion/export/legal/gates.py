@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from edgefusion.export.legal.replaced import replace
+from edgefusion.export.legal.replaced import around, replace
 
 
 class SplitGate(torch.nn.Module):
@@ -30,11 +30,7 @@ def split_gates(module: torch.nn.Module) -> int:
     return replace(module, lambda child: SplitGate(child) if isinstance(child, GEGLU) else None)
 
 
-def _rows(linear: torch.nn.Linear, rows: slice) -> torch.nn.Linear:
-    weight = linear.weight.detach()[rows]
-    with torch.device("meta"):
-        made = torch.nn.Linear(linear.in_features, len(weight), bias=linear.bias is not None)
-    made.weight = torch.nn.Parameter(weight, requires_grad=False)
-    if linear.bias is not None:
-        made.bias = torch.nn.Parameter(linear.bias.detach()[rows], requires_grad=False)
-    return made
+def _rows(linear: torch.nn.Linear, rows: slice) -> torch.nn.Module:
+    weight, bias = linear.weight.detach()[rows], None if linear.bias is None else linear.bias[rows]
+    size = (linear.in_features, len(weight))
+    return around(lambda: torch.nn.Linear(*size, bias=bias is not None), weight, bias)

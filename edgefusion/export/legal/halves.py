@@ -10,9 +10,11 @@ differs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from edgefusion.export.legal.replaced import replace
+from edgefusion.export.legal.replaced import around, replace
 
 FEWEST_CHANNELS = 960
 """Those after a skip connection have more channels in than out; with fewer than this, halves gain nothing."""
@@ -28,7 +30,8 @@ class Halves(torch.nn.Module):
         self.second = _half(conv, slice(self.channels, None), None)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.first(x_BCHW[:, : self.channels]) + self.second(x_BCHW[:, self.channels :])
+        y: torch.Tensor = self.first(x_BCHW[:, : self.channels]) + self.second(x_BCHW[:, self.channels :])
+        return y
 
 
 def halved_convolutions(module: torch.nn.Module) -> int:
@@ -39,25 +42,15 @@ def halved_convolutions(module: torch.nn.Module) -> int:
 def _gains(module: torch.nn.Module) -> bool:
     return (
         isinstance(module, torch.nn.Conv2d)
-        and module.kernel_size == (3, 3)
-        and module.groups == 1
+        and (module.kernel_size, module.dilation, module.groups) == ((3, 3), (1, 1), 1)
+        and module.padding_mode == "zeros"
         and module.in_channels >= max(FEWEST_CHANNELS, module.out_channels + 1)
         and module.in_channels % 2 == 0
     )
 
 
-def _half(conv: torch.nn.Conv2d, channels: slice, bias: torch.Tensor | None) -> torch.nn.Conv2d:
+def _half(conv: torch.nn.Conv2d, channels: slice, bias: torch.Tensor | None) -> torch.nn.Module:
     weight = conv.weight.detach()[:, channels]
-    with torch.device("meta"):
-        made = torch.nn.Conv2d(
-            weight.shape[1],
-            conv.out_channels,
-            3,
-            stride=conv.stride,  # type: ignore[arg-type]
-            padding=conv.padding,  # type: ignore[arg-type]
-            bias=bias is not None,
-        )
-    made.weight = torch.nn.Parameter(weight.contiguous(), requires_grad=False)
-    if bias is not None:
-        made.bias = torch.nn.Parameter(bias.detach(), requires_grad=False)
-    return made.eval()
+    size, stride, padding = (weight.shape[1], conv.out_channels, 3), conv.stride, conv.padding
+    plain: Any = {"stride": stride, "padding": padding, "bias": bias is not None}
+    return around(lambda: torch.nn.Conv2d(*size, **plain), weight, bias)

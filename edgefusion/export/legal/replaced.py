@@ -1,4 +1,4 @@
-"""Modules of a tree, replaced under their own names."""
+"""Modules of a tree, replaced under their own names, and modules made around weights that there are."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def replace(root: torch.nn.Module, make: Callable[[torch.nn.Module], torch.nn.Mo
         root._modules[name] = new.eval()
         count += 1
     return count
+
+
+def around(make: Callable[[], torch.nn.Module], weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Module:
+    """What `make` makes, its own weights never drawn, with these instead; no gradients."""
+    with torch.device("meta"):
+        made = make()
+    made.weight = torch.nn.Parameter(weight.contiguous(), requires_grad=False)
+    if bias is not None:
+        made.bias = torch.nn.Parameter(bias.detach(), requires_grad=False)
+    return made.eval()

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from edgefusion.export.legal.replaced import replace
+from edgefusion.export.legal.replaced import around, replace
 
 TAPS = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
 """Of each phase, which of w0, w1, w2 are in each of its two taps."""
@@ -29,11 +29,8 @@ class PhasedUpsample(torch.nn.Module):
         super().__init__()
         taps = TAPS.to(conv.weight)
         weight = torch.einsum("oiyx,aty,bux->aboitu", conv.weight.detach(), taps, taps).flatten(0, 2)
-        with torch.device("meta"):
-            made = torch.nn.Conv2d(conv.in_channels, len(weight), 2, padding=1, bias=conv.bias is not None)
-        made.weight = torch.nn.Parameter(weight.contiguous(), requires_grad=False)
-        if conv.bias is not None:
-            made.bias = torch.nn.Parameter(conv.bias.detach().repeat(4), requires_grad=False)
+        size, bias = (conv.in_channels, len(weight), 2), None if conv.bias is None else conv.bias.repeat(4)
+        made = around(lambda: torch.nn.Conv2d(*size, padding=1, bias=bias is not None), weight, bias)
         self.conv, self.channels = made, conv.out_channels
 
     def forward(self, x_BCHW: torch.Tensor, output_size: Any = None, *_: Any, **__: Any) -> torch.Tensor:
