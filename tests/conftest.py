@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,16 +28,3 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle, to be spoiled."""
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
-
-
-@pytest.fixture(autouse=True)
-def _no_handler_stays() -> Iterator[None]:
-    """A loader with workers (torch.utils.data) leaves a handler of SIGCHLD in the process.
-
-    In one order of the suite, the next test that ran a child process then died with a segmentation fault while it
-    waited; since it is put back, whole runs pass. That the alternate signal stack was gone is likely, and not proven.
-    """
-    before = signal.getsignal(signal.SIGCHLD)
-    yield
-    if signal.getsignal(signal.SIGCHLD) is not before:
-        signal.signal(signal.SIGCHLD, before)

@@ -64,7 +64,7 @@ def _openvino_rates(threads: int | None, matrix: int, stream_mib: int) -> Iterat
         ov = openvino.sdk()
     except UserError:  # not installed
         return
-    core = ov.Core()
+    core = openvino.core()
     has = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for precision, (hint, capability) in HINTS.items():
         if capability in has:

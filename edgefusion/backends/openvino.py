@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -100,12 +101,10 @@ def load(
         UserError: OpenVINO or the device is not here, the device cannot compute in this precision, or the file is not
             a graph that this version can run.
     """
-    ov = sdk()
-    core = ov.Core()
-    device = _device(core, provider)
-    properties = _properties(core, device, part, threads, counters)
+    ov, device = sdk(), _device(provider)
+    properties = _properties(device, part, threads, counters)
     try:
-        compiled, weights = _compiled(ov, core, model, device, properties, cache)
+        compiled, weights = _compiled(model, device, properties, cache)
     except (RuntimeError, OSError, ValueError) as error:  # OpenVINO's own, and of the weights' file
         raise UserError(
             f"OpenVINO {ov.get_version()} cannot load this graph on {device}: {_reason(error)}.",
@@ -133,7 +132,7 @@ def trace(
         UserError: as `load`.
     """
     engine = load(model, part, provider=provider, threads=threads, counters=True)
-    return Counting(engine, sdk().Core().read_model(model), provider)
+    return Counting(engine, core().read_model(model), provider)
 
 
 def profile(
@@ -190,7 +189,7 @@ def reading(onnx: Path, scratch: Path) -> Iterator[Any]:
     xml = build(onnx, scratch / "float.xml")[0]
     weights = Mapped(xml.with_suffix(".bin"))
     with weights.sparing():
-        yield sdk().Core().read_model(xml.read_bytes(), sdk().Tensor(weights.array, shared_memory=True))
+        yield core().read_model(xml.read_bytes(), sdk().Tensor(weights.array, shared_memory=True))
 
 
 def save(model: Any, xml: Path, *, half_weights: bool = False) -> list[Path]:
@@ -247,38 +246,56 @@ def sdk() -> Any:
     return openvino
 
 
-def _compiled(
-    ov: Any, core: Any, model: Path, device: str, properties: dict[str, Any], cache: Cache | None
-) -> tuple[Any, Mapped | None]:
+def core() -> Any:
+    """The one openvino.Core of this process.
+
+    The CPU plugin of a Core gives the thread that makes it an alternate signal stack, and what was there before to
+    the thread that drops it. With several Cores, dropped in another order, a thread is left with a stack that is
+    gone, and the next signal with a handler (Ctrl-C, a child's end) ends the process. So there is one, never dropped.
+
+    Raises:
+        UserError: as `sdk`.
+    """
+    with _MAKING:
+        if not _CORE:
+            _CORE.append(sdk().Core())
+    return _CORE[0]
+
+
+_CORE: list[Any] = []
+_MAKING = threading.Lock()
+
+
+def _compiled(model: Path, device: str, properties: dict[str, Any], cache: Cache | None) -> tuple[Any, Mapped | None]:
     """The compiled graph, and the memory it may still read weights from."""
-    if cache is None or "EXPORT_IMPORT" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
-        return _compile(ov, core, model, device, properties)
-    facts = {"openvino": ov.get_version(), "device": device, **_device_facts(core, device), **_plain(properties)}
+    if cache is None or "EXPORT_IMPORT" not in core().get_property(device, "OPTIMIZATION_CAPABILITIES"):
+        return _compile(model, device, properties)
+    facts = {"openvino": sdk().get_version(), "device": device, **_device_facts(device), **_plain(properties)}
     entry = cache.entry("openvino", facts)
-    if found := _imported(ov, core, entry, device, properties):
+    if found := _imported(entry, device, properties):
         return found
-    compiled, weights = _compile(ov, core, model, device, properties)
+    compiled, weights = _compile(model, device, properties)
     _stored(entry, compiled, model)
     return compiled, weights
 
 
-def _compile(ov: Any, core: Any, model: Path, device: str, properties: dict[str, Any]) -> tuple[Any, Mapped | None]:
+def _compile(model: Path, device: str, properties: dict[str, Any]) -> tuple[Any, Mapped | None]:
     if model.suffix == ".onnx":
-        return core.compile_model(model, device, properties), None
+        return core().compile_model(model, device, properties), None
     weights = Mapped(model.with_suffix(".bin"))
     with weights.sparing():
-        graph = core.read_model(model.read_bytes(), ov.Tensor(weights.array, shared_memory=True))
-        return core.compile_model(graph, device, properties), weights
+        graph = core().read_model(model.read_bytes(), sdk().Tensor(weights.array, shared_memory=True))
+        return core().compile_model(graph, device, properties), weights
 
 
-def _imported(ov: Any, core: Any, entry: Entry, device: str, properties: dict[str, Any]) -> tuple[Any, Mapped] | None:
+def _imported(entry: Entry, device: str, properties: dict[str, Any]) -> tuple[Any, Mapped] | None:
     """The compiled graph of the cache; None where there is none that this engine takes."""
     if not entry.is_whole():
         return None
     try:
         blob = Mapped(entry.use(BLOB))
         with blob.sparing():
-            return core.import_model(ov.Tensor(blob.array, shared_memory=True), device, properties), blob
+            return core().import_model(sdk().Tensor(blob.array, shared_memory=True), device, properties), blob
     except (RuntimeError, OSError):  # made by another build, or spoiled: it is made again
         return None
 
@@ -291,9 +308,9 @@ def _stored(entry: Entry, compiled: Any, model: Path) -> None:
         entry.make(lambda folder: (folder / BLOB).write_bytes(compiled.export_model().getvalue()))
 
 
-def _properties(core: Any, device: str, part: Part, threads: int | None, counters: bool) -> dict[str, Any]:
+def _properties(device: str, part: Part, threads: int | None, counters: bool) -> dict[str, Any]:
     properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": counters}
-    properties["INFERENCE_PRECISION_HINT"] = _hint(core, device, part)
+    properties["INFERENCE_PRECISION_HINT"] = _hint(device, part)
     if device == "CPU":
         properties["ENABLE_CPU_PINNING"] = False  # a pinned thread waits for its core, however many others are idle
         if threads is not None:
@@ -301,8 +318,8 @@ def _properties(core: Any, device: str, part: Part, threads: int | None, counter
     return properties
 
 
-def _hint(core: Any, device: str, part: Part) -> str:
-    has = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+def _hint(device: str, part: Part) -> str:
+    has = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     if part.activations not in HINTS or CAPABILITIES[part.activations] not in has:
         raise UserError(
             f"{device} does not compute in {part.activations}; it has {', '.join(sorted(has))}.",
@@ -313,10 +330,10 @@ def _hint(core: Any, device: str, part: Part) -> str:
     return HINTS[part.activations]
 
 
-def _device(core: Any, wanted: str) -> str:
+def _device(wanted: str) -> str:
     if wanted.upper() == "CPU":
         return "CPU"  # every other one is found by starting its driver
-    available = core.available_devices
+    available = core().available_devices
     for name in available:
         if wanted.upper() in (name.upper(), name.upper().partition(".")[0]):
             return str(name)
@@ -327,12 +344,12 @@ def _device(core: Any, wanted: str) -> str:
     )
 
 
-def _device_facts(core: Any, device: str) -> dict[str, str]:
+def _device_facts(device: str) -> dict[str, str]:
     """What a compiled graph depends on besides the software: the device, its instruction sets, its driver."""
     facts = {}
     for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION"):
-        if name in core.get_property(device, "SUPPORTED_PROPERTIES"):
-            facts[name] = str(core.get_property(device, name))
+        if name in core().get_property(device, "SUPPORTED_PROPERTIES"):
+            facts[name] = str(core().get_property(device, name))
     return facts
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefusion.backends.openvino import core
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.quantize.layers import WEIGHTED, module_of, operations
 from edgefusion.runtime.psnr import IDENTICAL_DB, psnr_db
@@ -114,9 +115,7 @@ def nearness_db(model: Any, rows: Sequence[tuple[Arrays, Arrays]]) -> float:
 
 def compiled(model: Any) -> Callable[[Arrays], Arrays]:
     """The model on this CPU in float32, {input: array} → {output: array}."""
-    import openvino
-
-    graph = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    graph = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     names = [port.any_name for port in graph.outputs]
     return lambda feeds: dict(zip(names, graph(feeds).values(), strict=True))
 
@@ -141,7 +140,7 @@ def _outputs(model: Any, names: Sequence[str], inputs: Sequence[Arrays]) -> list
 
     ops = {op.get_friendly_name(): op for op in model.get_ordered_ops()}
     probe = openvino.Model([ops[name].output(0) for name in names], model.get_parameters())
-    graph = openvino.Core().compile_model(probe, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    graph = core().compile_model(probe, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     known = {port.any_name for port in graph.inputs}
     request = graph.create_infer_request()
     rows = []
