@@ -6,7 +6,6 @@ import platform
 import subprocess
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import edgefusion
@@ -15,6 +14,7 @@ from edgefusion.spec import this_machine
 from edgefusion.spec.device import Device
 from edgefusion.spec.measured import Engine, Machine, MeasuredPart, Software, Subject
 from edgefusion.spec.opened import Bundle
+from edgefusion.spec.packages import engine_version, installed
 from edgefusion.spec.recipe import Activations
 
 TOOLS = ("numpy", "tokenizers", "pillow", "onnxruntime", "openvino", "executorch", "tensorrt", "onnxruntime-qnn")
@@ -32,14 +32,6 @@ def software() -> Software:
     """This edgefusion, its commit where it runs from a checkout, and the engines there are."""
     tools = {name: found for name in TOOLS if (found := installed(name))}
     return Software(edgefusion=edgefusion.__version__, commit=commit(), python=platform.python_version(), tools=tools)
-
-
-def installed(package: str) -> str | None:
-    """The version of a package, None where there is none."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def commit() -> str | None:
@@ -112,8 +104,7 @@ def subject(bundle: Bundle, steps: int, activations: Activations | None = None) 
 
 def engine(name: str, provider: str, threads: int | None, unit: str = "cpu") -> Engine:
     """The engine by its backend's name, with its package's version ("?" where the package does not tell)."""
-    found = installed({"qnn": "onnxruntime-qnn"}.get(name, name))
-    return Engine(name=name, version=found or "?", provider=provider, threads=threads, unit=unit)
+    return Engine(name=name, version=engine_version(name), provider=provider, threads=threads, unit=unit)
 
 
 def _size_bytes(bundle: Bundle, file: str) -> int:

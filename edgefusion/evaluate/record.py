@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import edgefusion
 from edgefusion.evaluate.measure import Figures
 from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.packages import installed
 
 Record = dict[str, Any]
 TOOLS = ("torch", "diffusers", "transformers", "torchmetrics", "numpy", "pillow")
@@ -26,7 +26,7 @@ def record_of(verb: str, figures: Figures, **facts: Any) -> Record:
         "metrics": figures.metrics,
         "not_run": figures.not_run,
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "tools": {"edgefusion": edgefusion.__version__, **{tool: _version(tool) for tool in TOOLS}},
+        "tools": {"edgefusion": edgefusion.__version__, **{tool: installed(tool) for tool in TOOLS}},
     }
 
 
@@ -60,13 +60,6 @@ def _stages(row: dict[str, float]) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _version(tool: str) -> str | None:
-    try:
-        return version(tool)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

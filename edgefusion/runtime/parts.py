@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from edgefusion.runtime.tensors import from_tensor, to_tensor
 from edgefusion.spec.bundle import PartName
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import Bundle
+from edgefusion.spec.packages import installed
 from edgefusion.spec.recipe import Activations
 
 FALLBACK = "onnxruntime"  # reads the portable ONNX that every other target's bundle holds too
@@ -190,14 +190,6 @@ def own_backend(bundle: Bundle) -> str:
     name = manifest.recipe.backend
     present = getattr(engine_of(name), "present", None) if _there_is(name) else None
     return name if _there_is(name) and (present is None or present()) else FALLBACK
-
-
-def installed(backend: str) -> str | None:
-    """The version of an engine's package, None where there is none."""
-    try:
-        return version(backend)
-    except PackageNotFoundError:
-        return None
 
 
 def engine_of(name: str) -> Any:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import edgefusion
-from edgefusion.runtime.parts import installed, own_backend
+from edgefusion.runtime.parts import own_backend
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.opened import Bundle, open_bundle
+from edgefusion.spec.packages import engine_version
 from edgefusion.spec.record import HERE, Executed, Produced, ProducedPart, Stage, TargetRecord
 from edgefusion.spec.this_machine import cpu_count, processor
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {"qnn": "onnxruntime-qnn"}
 NPU = Path("/sys/devices/soc0/machine")  # where it is, an NPU is
 
 
@@ -87,7 +87,7 @@ def executed(bundle: Bundle, engine: str) -> Executed | None:
     rows: list[dict[str, Any]] = json.loads(done.stdout)["golden"]
     stages = tuple(Stage(**{key: row[key] for key in ("stage", "psnr_db", "floor_db")}) for row in rows)
     unit = "simulator" if engine == "qnn" and not NPU.exists() else "cpu"
-    return Executed(engine=engine, version=installed(PACKAGES.get(engine, engine)) or "?", unit=unit, golden=stages)
+    return Executed(engine=engine, version=engine_version(engine), unit=unit, golden=stages)
 
 
 def command(module: str, *words: str, may_end: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
