@@ -13,6 +13,7 @@ import tiny_bundle
 
 from edgefusion.backends import onnxruntime, openvino
 from edgefusion.backends._cache import FACTS, Cache, Entry, shrink
+from edgefusion.backends._layer import counted
 from edgefusion.runtime.psnr import psnr_db
 from edgefusion.spec.bundle import Part, Tensor
 from edgefusion.spec.errors import UserError
@@ -90,13 +91,13 @@ def test_layers_lead_back_to_their_modules(tmp_path: Path) -> None:
     measures = {"precision": "fp32", "parameters": 576, "psnr_db": 100.0, "floor_db": 60.0}
     part = Part(file="model.onnx", format="onnx", inputs=(x,), outputs=(y,), **measures)
     (ir, _) = openvino.build(tmp_path / "model.onnx", tmp_path / "openvino_model.xml")
-    rows = openvino.profile(ir, part, feeds(part), threads=1, runs=3)
+    rows = counted(openvino.trace(ir, part, threads=1), feeds(part), runs=3)
     assert {row.module for row in rows if row.kind != "Copy"} <= set(modules)
     assert {"down_blocks.0.conv1", "down_blocks.0.down.conv"} <= {
         row.module for row in rows if row.kind == "Convolution"
     }
     assert all(row.kernel and row.time_ms >= 0 for row in rows) and sum(row.time_ms for row in rows) > 0
-    portable = onnxruntime.profile(tmp_path / "model.onnx", part, feeds(part), threads=1, runs=3)
+    portable = counted(onnxruntime.trace(tmp_path / "model.onnx", part, threads=1), feeds(part), runs=3)
     assert {row.module for row in portable} & set(modules) and sum(row.time_ms for row in portable) > 0
 
 

@@ -18,6 +18,7 @@ import onnx  # noqa: E402
 import onnx_ir as ir  # noqa: E402
 
 from edgefusion.backends import _qnn_session, qnn  # noqa: E402
+from edgefusion.backends._layer import counted  # noqa: E402
 from edgefusion.export import precisions  # noqa: E402
 from edgefusion.export.qnn import part as npu_part  # noqa: E402
 from edgefusion.export.qnn.bisect import find_fault  # noqa: E402
@@ -249,7 +250,7 @@ def test_the_compiled_graph_on_the_simulator_is_the_quantised_one(legal: Path, q
 
 
 def test_profile_names_the_modules_and_says_whose_cycles(context: Path) -> None:
-    rows = qnn.profile(context, PART, CALLS[0])
+    rows = counted(qnn.trace(context, PART), CALLS[0], runs=1)
     assert {"norm", "block.norm1"} <= {row.module for row in rows}
     assert all(row.kernel.startswith("simulator: ") and "cycles of the simulator" in row.kernel for row in rows)
     assert sum(row.time_ms for row in rows) > 0

@@ -14,6 +14,7 @@ import tensorrt_double as double
 from edgefusion import build
 from edgefusion.backends import _cuda, _plan, _trtexec, tensorrt
 from edgefusion.backends._cache import Cache
+from edgefusion.backends._layer import counted
 from edgefusion.boards import jetson
 from edgefusion.runtime.parts import own_backend
 from edgefusion.spec.bundle import Part
@@ -291,7 +292,7 @@ def test_refusals_are_told_and_leave_nothing_half_built(board: Board, refusal: s
 def test_a_profile_joins_times_and_facts(board: Board) -> None:
     board.has()
     tensorrt.build(board.model, part(), board.cache, workspace_mib=300)
-    rows = tensorrt.profile(board.model, part(), {"t": np.array([1])}, runs=3, cache=board.cache)
+    rows = counted(tensorrt.trace(board.model, part(), cache=board.cache), {"t": np.array([1])}, runs=3)
     assert [(row.name, row.module, row.time_ms) for row in rows] == [
         ("conv", "conv_in", 0.5),
         ("Reformatting CopyNode", "", 0.25),

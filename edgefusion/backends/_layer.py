@@ -109,8 +109,13 @@ def over_runs(calls: Iterable[Call]) -> list[Layer]:
     ]
 
 
-def counted(traced: Traced, feeds: dict[str, NDArray[Any]], runs: int) -> list[Layer]:
-    """The layers over `runs` runs after a first one."""
+def counted(traced: Traced, feeds: Arrays, runs: int) -> list[Layer]:
+    """The layers over `runs` runs after a first one, in the order they ran; of any engine's `trace`.
+
+    Args:
+        traced: loaded with its counters on; it runs no more afterwards.
+        feeds: {input name: array}.
+    """
     for _ in range(runs + 1):
         traced(feeds)
     return over_runs(traced.calls()[1:])

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from edgefusion.backends._cache import Cache
 from edgefusion.backends._executorch_trace import Counting, read_etdump
-from edgefusion.backends._layer import Layer, counted
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.bundle import Part, Tensor
 from edgefusion.spec.errors import UserError
@@ -125,22 +124,6 @@ def trace(
             module.write_etdump_result_to_file(path)
 
     return Counting(engine, write)
-
-
-def profile(
-    model: Path,
-    part: Part,
-    feeds: dict[str, NDArray[Any]],
-    *,
-    provider: str = "cpu",
-    threads: int | None = None,
-    runs: int = 5,
-) -> list[Layer]:
-    """The operators and delegates over `runs` runs after a first one; of a build that does not trace, the part whole.
-
-    Args: as `load`; `feeds`: {input name: array}.
-    """
-    return counted(trace(model, part, provider=provider, threads=threads), feeds, runs)
 
 
 def sdk() -> tuple[Any, Any]:

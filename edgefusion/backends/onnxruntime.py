@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgefusion.backends._cache import Cache, Entry, processor
-from edgefusion.backends._layer import Call, Layer, Source, Timed, counted
+from edgefusion.backends._layer import Call, Source, Timed
 from edgefusion.backends._onnx_graph import read_graph
 from edgefusion.backends._onnxruntime_trace import Origins, calls_of
 from edgefusion.backends._signature import Signature, agree
@@ -75,7 +75,7 @@ def load(
         session = _session(ort, model, name, threads, entry)
     except Exception as error:  # onnxruntime raises a dozen classes of its own, all with the reason in the text
         raise UserError(
-            f"onnxruntime {ort.__version__} cannot load this graph: {_first_line(error)}.",
+            f"onnxruntime {ort.__version__} cannot load this graph: {first_line(error)}.",
             where=str(model),
             remedy="Check the bundle (python -m edgefusion.check); if it is whole, update onnxruntime.",
         ) from error
@@ -86,8 +86,8 @@ def load(
             remedy="Install the driver and libraries that provider needs, or choose --provider cpu.",
             exit_code=4,
         )
-    agree(_signature(session.get_inputs()), part.inputs, model, "input")
-    agree(_signature(session.get_outputs()), part.outputs, model, "output")
+    agree(signature_of(session.get_inputs()), part.inputs, model, "input")
+    agree(signature_of(session.get_outputs()), part.outputs, model, "output")
     return Engine(session)
 
 
@@ -136,22 +136,6 @@ def trace(
         session = ort.InferenceSession(str(model), sess_options=_options(ort, threads, prefix), providers=[name])
         origins = Origins(read_graph(model), None)
     return Counting(session, origins, "cpu" if name == CPU else "gpu" if name in GPUS else "npu", folder)
-
-
-def profile(
-    model: Path,
-    part: Part,
-    feeds: dict[str, NDArray[Any]],
-    *,
-    provider: str = "cpu",
-    threads: int | None = None,
-    runs: int = 5,
-) -> list[Layer]:
-    """The counters of every layer over `runs` runs after a first one, in the order they ran.
-
-    Args: as `load`; `feeds`: {input name: array}.
-    """
-    return counted(trace(model, part, provider=provider, threads=threads), feeds, runs)
 
 
 def _session(ort: Any, model: Path, provider: str, threads: int | None, entry: Entry | None) -> Any:
@@ -237,10 +221,12 @@ def _provider(ort: Any, wanted: str) -> str:
     )
 
 
-def _signature(nodes: Any) -> dict[str, Signature]:
+def signature_of(nodes: Any) -> dict[str, Signature]:
+    """Name → (type, shape) of a session's inputs or outputs."""
     return {node.name: (DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what an exception says, without its full stop."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")

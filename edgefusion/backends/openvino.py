@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgefusion.backends._available import MIB, available_mib
 from edgefusion.backends._cache import Cache, Entry
-from edgefusion.backends._layer import Layer, counted, module_of
+from edgefusion.backends._layer import module_of
 from edgefusion.backends._mapped import Mapped
 from edgefusion.backends._openvino_trace import Counting
 from edgefusion.backends._signature import Signature, agree
@@ -133,22 +133,6 @@ def trace(
     """
     engine = load(model, part, provider=provider, threads=threads, counters=True)
     return Counting(engine, core().read_model(model), provider)
-
-
-def profile(
-    model: Path,
-    part: Part,
-    feeds: dict[str, NDArray[Any]],
-    *,
-    provider: str = "cpu",
-    threads: int | None = None,
-    runs: int = 5,
-) -> list[Layer]:
-    """The counters of every layer over `runs` runs after a first one, in the order they ran.
-
-    Args: as `load`; `feeds`: {input name: array}.
-    """
-    return counted(trace(model, part, provider=provider, threads=threads), feeds, runs)
 
 
 def build(onnx: Path, xml: Path, *, half_weights: bool = False) -> list[Path]:

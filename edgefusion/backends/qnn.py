@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from edgefusion.backends._available import available_mib
 from edgefusion.backends._cache import Cache
-from edgefusion.backends._layer import Call, Layer, Source, Timed, counted, over_runs
+from edgefusion.backends._layer import Call, Layer, Source, Timed, over_runs
 from edgefusion.backends._qnn_session import Soc, device_of, refused_nodes, sdk, sdk_version, session_options, unheard
 from edgefusion.backends._signature import agree
-from edgefusion.backends.onnxruntime import DTYPES, Engine
+from edgefusion.backends.onnxruntime import Engine, first_line, signature_of
 from edgefusion.spec.bundle import Part
 from edgefusion.spec.errors import UserError
 
@@ -106,9 +106,8 @@ def load(
         UserError: the SDK is not here or older than the context's, the chip is another, or the file is broken.
     """
     session = _session(model, provider, threads)
-    for side, tensors in (("input", part.inputs), ("output", part.outputs)):
-        rows = session.get_inputs() if side == "input" else session.get_outputs()
-        agree({row.name: (DTYPES.get(row.type, row.type), tuple(row.shape)) for row in rows}, tensors, model, side)
+    agree(signature_of(session.get_inputs()), part.inputs, model, "input")
+    agree(signature_of(session.get_outputs()), part.outputs, model, "output")
     return Engine(session)
 
 
@@ -168,19 +167,6 @@ def trace(
     return Counting(session, "simulator" if simulated else "npu", folder)
 
 
-def profile(
-    model: Path,
-    part: Part,
-    feeds: dict[str, NDArray[Any]],
-    *,
-    provider: str = "cpu",
-    threads: int | None = None,
-    runs: int = 1,
-) -> list[Layer]:
-    """Every node of the compiled graph over `runs` runs after a first one: the run's time shared out by its cycles."""
-    return counted(trace(model, part, provider=provider, threads=threads), feeds, runs)
-
-
 def layers(rows: str, kernel: str) -> list[Layer]:
     """The layers of a profile that the provider wrote, over its runs, in the order they ran; as `layers_of_runs`."""
     return over_runs(Call(run, 0.0) for run in layers_of_runs(rows, kernel))
@@ -231,7 +217,7 @@ def _session(model: Path, provider: str, threads: int | None, **more: str) -> An
             return ort.InferenceSession(str(model), sess_options=options)
     except Exception as error:  # onnxruntime raises a dozen classes of its own, all with the reason in the text
         raise UserError(
-            f"the NPU's runtime cannot load this context: {_first_line(error)}.",
+            f"the NPU's runtime cannot load this context: {first_line(error)}.",
             where=str(model),
             remedy="Check the bundle (python -m edgefusion.check). If it is whole, this machine's Qualcomm libraries "
             f"do not fit it: it was made with SDK {facts['sdk']}.",
@@ -310,8 +296,3 @@ def _too_little(what: str, source: Path) -> UserError:
     return UserError(
         what, where=str(source), remedy="Close other programs, or take a machine with more memory.", exit_code=4
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgefusion.backends import _trtexec
 from edgefusion.backends._cache import Cache, Entry
 from edgefusion.backends._cuda import Cuda, open_cuda
-from edgefusion.backends._layer import Arrays, Call, Layer, Source, Timed, counted
+from edgefusion.backends._layer import Arrays, Call, Source, Timed
 from edgefusion.backends._plan import ENGINE, OLDEST, Rules, entry_of, no_engine, rules_of, timing_file
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.atomic import write_whole
@@ -223,23 +223,6 @@ def trace(
         UserError: as `load`.
     """
     return Counting(load(model, part, cache=cache), model)
-
-
-def profile(
-    model: Path,
-    part: Part,
-    feeds: dict[str, NDArray[Any]],
-    *,
-    provider: str = "gpu",
-    threads: int | None = None,
-    runs: int = 5,
-    cache: Cache | None = None,
-) -> list[Layer]:
-    """Every layer over `runs` runs after a first one.
-
-    Args: as `load`; `feeds`: {input name: array}.
-    """
-    return counted(trace(model, part, cache=cache), feeds, runs)
 
 
 def plan_of(model: Path, part: Part, cuda: Cuda, *, workspace_mib: int, timing: Path | None = None) -> bytes:

@@ -63,9 +63,10 @@ def _leaves(flops: dict[str, int], where: re.Pattern[str]) -> list[int]:
 def milliseconds(model: Path, engine: str, runs: int, threads: int) -> dict[str, float]:
     """The same of OpenVINO's counters, and the layers of a share that were counted."""
     from edgefusion.backends import openvino
+    from edgefusion.backends._layer import counted
 
     part, feeds = part_and_feeds(engine, model.parent)
-    rows = openvino.profile(model, part, feeds, threads=threads, runs=runs)
+    rows = counted(openvino.trace(model, part, threads=threads), feeds, runs)
     found = {share: sum(row.time_ms for row in rows if where.search(row.module)) for share, where in SHARES.items()}
     return {**found, "all": sum(row.time_ms for row in rows)}
 

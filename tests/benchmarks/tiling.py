@@ -145,9 +145,10 @@ def layers(engine: str, folder: Path, threads: int) -> None:
     from collections import Counter
 
     from edgefusion.backends import openvino
+    from edgefusion.backends._layer import counted
 
     part, feeds = part_and_feeds(engine, folder)
-    rows = openvino.profile(folder / "model.onnx", part, feeds, threads=threads, runs=2)
+    rows = counted(openvino.trace(folder / "model.onnx", part, threads=threads), feeds, runs=2)
     kinds = [f"{row.kind} {row.kernel}" for row in rows]
     spent: Counter[str] = Counter()
     for kind, row in zip(kinds, rows, strict=True):
