@@ -20,6 +20,7 @@ from edgefusion.backends._cache import Cache
 from edgefusion.backends._cuda import open_cuda
 from edgefusion.boards import jetson
 from edgefusion.runtime.golden import Measure, read_golden, replay
+from edgefusion.runtime.options import BundleFolder
 from edgefusion.runtime.pipeline import Pipeline
 from edgefusion.runtime.place import cache_folder
 from edgefusion.spec.atomic import write_whole
@@ -125,7 +126,7 @@ def commands(bundle: Bundle, version: str, workspace_mib: int) -> list[str]:
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, a folder with a manifest.json.")],
+    bundle: BundleFolder,
     workspace: Annotated[
         int | None, typer.Option(min=16, help="Scratch memory in MiB; what is free beside the weights without it.")
     ] = None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edgefusion.runtime.golden import Measure, read_golden, replay
+from edgefusion.runtime.options import Backend, BundleFolder, Provider, Threads
 from edgefusion.runtime.pipeline import Pipeline
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import Bundle, fault_of, read_manifest, unlisted
@@ -70,12 +71,10 @@ def check(folder: Path | str, **options: Any) -> Report:
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, a folder with a manifest.json.")],
-    backend: Annotated[
-        str | None, typer.Option(help="Engine to replay the golden with; without it the bundle's own.")
-    ] = None,
-    provider: Annotated[str, typer.Option(help="Unit the engine runs on, by its name for it.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operator.")] = None,
+    bundle: BundleFolder,
+    backend: Backend = None,
+    provider: Provider = "cpu",
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Verify each file by its hash, replay the golden, and compare with its floors (exit code 3: failed)."""

@@ -10,31 +10,26 @@ import typer
 
 from edgefusion.bench.measure import Plan, measure
 from edgefusion.bench.table import table, verdict
+from edgefusion.runtime.options import Backend, BundleFolder, ComputeIn, LowMemory, Provider, Steps, Threads
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.benchmark import Benchmark
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.recipe import Activations
 from edgefusion.spec.records import record_text
 
 PROFILES = Path("profiles")
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, a folder with a manifest.json.")],
+    bundle: BundleFolder,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The record; profiles/DEVICE/BUNDLE.ENGINE.bench.json.")
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Engine, a file in edgefusion/backends; without it the bundle's own.")
-    ] = None,
-    provider: Annotated[str, typer.Option(help="Unit the engine runs on, by its name for it.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operator.")] = None,
-    activations: Annotated[
-        Activations | None,
-        typer.Option(help="Compute in fp32, fp16 or bf16 instead of the bundle's choice (OpenVINO)."),
-    ] = None,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Hold one part in memory at a time.")] = False,
-    steps: Annotated[int | None, typer.Option(help="U-Net steps; without it the bundle's own.")] = None,
+    backend: Backend = None,
+    provider: Provider = "cpu",
+    threads: Threads = None,
+    activations: ComputeIn = None,
+    low_memory: LowMemory = False,
+    steps: Steps = None,
     prompt: Annotated[str | None, typer.Option(help="What the pictures show; without it the golden's prompt.")] = None,
     runs: Annotated[int, typer.Option(min=5, help="Pictures that are timed, at least.")] = 5,
     seconds: Annotated[float, typer.Option(min=0, help="Make pictures for so long, at least.")] = 10.0,

@@ -9,24 +9,28 @@ from typing import Annotated
 
 import typer
 
-from edgefusion.spec.recipe import Activations
+from edgefusion.runtime.options import (
+    Backend,
+    BundleFolder,
+    CacheFolder,
+    ComputeIn,
+    NoCache,
+    Provider,
+    Steps,
+    Threads,
+)
 
 PROMPT = "a red apple"
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, a folder with a manifest.json.")],
-    backend: Annotated[
-        str | None, typer.Option(help="Engine, a file in edgefusion/backends; without it the bundle's own.")
-    ] = None,
-    provider: Annotated[str, typer.Option(help="Unit the engine runs on, by its name for it.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operator.")] = None,
-    activations: Annotated[
-        Activations | None,
-        typer.Option(help="Compute in fp32, fp16 or bf16 instead of the bundle's choice (OpenVINO)."),
-    ] = None,
+    bundle: BundleFolder,
+    backend: Backend = None,
+    provider: Provider = "cpu",
+    threads: Threads = None,
+    activations: ComputeIn = None,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each call, profiled and plain in turn.")] = 5,
-    steps: Annotated[int | None, typer.Option(help="U-Net steps; without it the bundle's own.")] = None,
+    steps: Steps = None,
     prompt: Annotated[str, typer.Option(help="What the picture shows that is profiled.")] = PROMPT,
     out: Annotated[
         Path | None,
@@ -46,10 +50,8 @@ def main(
         list[str] | None,
         typer.Option(metavar="[PART=]FILE", help="With --from: what trtexec --exportLayerInfo wrote."),
     ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(help="Keep compiled graphs here; without it in the user's cache folder.")
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compile every time, keep nothing.")] = False,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Where the time of a picture goes: every layer's, joined to the model's modules, in one record for all engines.

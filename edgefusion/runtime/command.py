@@ -15,9 +15,19 @@ import typer
 
 from edgefusion.runtime import image
 from edgefusion.runtime.known import opened
+from edgefusion.runtime.options import (
+    Backend,
+    BundleFolder,
+    CacheFolder,
+    ComputeIn,
+    LowMemory,
+    NoCache,
+    Provider,
+    Steps,
+    Threads,
+)
 from edgefusion.runtime.pipeline import Pipeline, Settings
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.recipe import Activations
 
 
 class Clock:
@@ -55,10 +65,10 @@ class Made:
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle, a folder with a manifest.json.")],
+    bundle: BundleFolder,
     prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="U-Net steps; without it the bundle's own.")] = None,
+    steps: Steps = None,
     guidance: Annotated[
         float | None, typer.Option("--guidance", "-g", help="Guidance scale; without it the bundle's own.")
     ] = None,
@@ -69,20 +79,13 @@ def main(
     preview_dir: Annotated[
         Path | None, typer.Option(help="Also write what the picture is after each step here, as step-1.png …")
     ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Engine, a file in edgefusion/backends; without it the bundle's own.")
-    ] = None,
-    provider: Annotated[str, typer.Option(help="Unit the engine runs on, by its name for it.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads inside an operator.")] = None,
-    activations: Annotated[
-        Activations | None,
-        typer.Option(help="Compute in fp32, fp16 or bf16 instead of the bundle's choice (OpenVINO)."),
-    ] = None,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Hold one part in memory at a time.")] = False,
-    cache: Annotated[
-        Path | None, typer.Option(help="Keep compiled graphs here; without it in the user's cache folder.")
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compile every time, keep nothing.")] = False,
+    backend: Backend = None,
+    provider: Provider = "cpu",
+    threads: Threads = None,
+    activations: ComputeIn = None,
+    low_memory: LowMemory = False,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     count: Annotated[
         int, typer.Option(min=1, help="Pictures, with seeds counted up; the second is out-2.png, and so on.")
     ] = 1,
