@@ -538,7 +538,7 @@ def test_recipes_of_the_package_are_valid() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("schema_version = 2", "is of schema 2; this edgefusion reads 1"),
+        ("schema_version = 2", "has schema_version 2; this edgefusion reads 1"),
         ("schema_version = 1\n[crop]\nscorer = 'text-image'", "needs a model"),
         ("schema_version = 1\n[filters]\nmin_side = 3", "filters.min_side: Extra inputs are not permitted"),
         ("schema_version = 1\nsize_px = 100", "size_px"),

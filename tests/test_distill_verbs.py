@@ -273,7 +273,7 @@ def test_a_recipe_has_the_loss_weights_of_its_students_authors(name: str) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        ("schema_version = 1", "schema_version = 2", "is written in schema 2; this edgefusion reads up to 1. Update"),
+        ("schema_version = 1", "schema_version = 2", "has schema_version 2; this edgefusion reads 1. Update"),
         ("[kd]", "[kd]\ntask = 2.0", "kd.task: Extra inputs"),
         ("batch = 64", 'batch = "64 pictures"', "optimisation.batch"),
         ('kind = "kd"', 'kind = "lcm"', "kind"),

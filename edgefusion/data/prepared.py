@@ -9,6 +9,7 @@ from typing import Any, Literal
 from edgefusion.data.source import PREPARED_FILE
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.json_object import json_object
 from edgefusion.spec.strict import Strict, validate
 
 
@@ -55,14 +56,12 @@ def read_prepared(out: Path) -> PreparedRecord:
     """
     path = out / PREPARED_FILE
     try:
-        data = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(
             "was not made by `edgefusion data prepare` or `synthesize`: it has no prepared.json.", where=str(out)
         ) from error
-    except ValueError as error:
-        raise UserError(f"is not JSON: {error}.", where=str(path), remedy="Make the folder again.") from error
-    return validate(PreparedRecord, data, path)
+    return validate(PreparedRecord, json_object(content, path, "Make the folder again."), path)
 
 
 def _refuse_another(out: Path, record: PreparedRecord) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.strict import Strict, validate
+from edgefusion.spec.strict import Strict, refuse_newer, validate
 from edgefusion.spec.toml_file import read_toml
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -142,13 +142,7 @@ def load_recipe(name: str, changes: dict[str, dict[str, Any] | Any] | None = Non
     """
     path = recipe_path(name)
     data = read_toml(path)
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA:
-        raise UserError(
-            f"is of schema {version}; this edgefusion reads {SCHEMA}.",
-            where=str(path),
-            remedy="Update edgefusion, or write the recipe anew.",
-        )
+    refuse_newer(data, SCHEMA, path, " or write the recipe anew")
     for key, change in (changes or {}).items():
         if isinstance(change, dict):
             data[key] = {**data.get(key, {}), **{k: v for k, v in change.items() if v is not None}}

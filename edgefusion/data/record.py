@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from edgefusion.data.shards import Skipped
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.json_object import json_object
 from edgefusion.spec.strict import Strict, validate
 
 CACHE_FILE = "cache.json"
@@ -51,12 +51,7 @@ def read_record(folder: Path, *, complete: bool = True) -> CacheRecord:
     path = folder / CACHE_FILE
     if not path.is_file():
         raise UserError("holds no cache.", where=str(folder), remedy="Make one with `edgefusion data cache`.")
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"is not JSON: {error}.", where=str(path), remedy="Run `edgefusion data cache` again."
-        ) from error
+    data = json_object(path.read_bytes(), path, "Run `edgefusion data cache` again.")
     record = validate(CacheRecord, data, path)
     if complete and not record.complete:
         raise UserError(

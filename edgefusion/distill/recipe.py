@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -15,7 +15,7 @@ from edgefusion.distill.feature import KDPlan
 from edgefusion.distill.lcm import LCMPlan
 from edgefusion.distill.schedule import Optimisation
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.strict import Strict, validate
+from edgefusion.spec.strict import Strict, refuse_newer, validate
 from edgefusion.spec.toml_file import read_toml
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -86,7 +86,7 @@ def load_recipe(name: str, kind: Kind | None = None) -> DistillRecipe:
         hint = f"Did you mean {near[0]}? " if near else ""
         raise UserError(f"no recipe {name!r}.", remedy=f"{hint}Known: {', '.join(names())}, or the path of a .toml.")
     data = read_toml(path)
-    _refuse_newer(data, path)
+    refuse_newer(data, SCHEMA_VERSION, path)
     recipe = validate(DistillRecipe, data, path)
     if kind is not None and recipe.kind != kind:
         raise UserError(
@@ -100,13 +100,3 @@ def load_recipe(name: str, kind: Kind | None = None) -> DistillRecipe:
 def of_kind(kind: Kind) -> list[str]:
     """The names of the recipes of a kind that come with edgefusion."""
     return [name for name in names() if load_recipe(name).kind == kind]
-
-
-def _refuse_newer(data: dict[str, Any], path: Path) -> None:
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(
-            f"is written in schema {version}; this edgefusion reads up to {SCHEMA_VERSION}.",
-            where=str(path),
-            remedy="Update edgefusion: pip install -U edgefusion.",
-        )

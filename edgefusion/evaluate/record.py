@@ -12,6 +12,7 @@ import edgefusion
 from edgefusion.evaluate.measure import Figures
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.packages import installed
+from edgefusion.spec.this_machine import processor
 
 Record = dict[str, Any]
 TOOLS = ("torch", "diffusers", "transformers", "torchmetrics", "numpy", "pillow")
@@ -25,7 +26,11 @@ def record_of(verb: str, figures: Figures, **facts: Any) -> Record:
         **facts,
         "metrics": figures.metrics,
         "not_run": figures.not_run,
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {
+            "processor": processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+        },
         "tools": {"edgefusion": edgefusion.__version__, **{tool: installed(tool) for tool in TOOLS}},
     }
 
@@ -60,11 +65,3 @@ def _stages(row: dict[str, float]) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

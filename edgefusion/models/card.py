@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.json_object import json_object
 from edgefusion.spec.strict import Strict, validate
 from edgefusion.students.spec import Family, Figures, Kept
 
@@ -86,8 +85,4 @@ def read_card(folder: Path) -> StudentCard:
     path = folder / CARD_FILE
     if not path.is_file():
         return StudentCard()
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"is not JSON: {error}.", where=str(path), remedy="Mend it or remove it.") from error
-    return validate(StudentCard, data, path)
+    return validate(StudentCard, json_object(path.read_bytes(), path, "Mend it or remove it."), path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from edgefusion.models.family import NAMES, Family, family_of
 from edgefusion.models.locate import Located
 from edgefusion.models.weights import weight_files
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.json_object import json_object
 from edgefusion.spec.opened import sha256_of
 
 Config = dict[str, Any]
@@ -143,14 +143,10 @@ def read_layout(located: Located, decoder: str = "auto") -> Layout:
 def read_json(path: Path, remedy: str) -> Config:
     """A JSON object from a file; a UserError where it is missing or is none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError("is missing.", where=str(path), remedy=remedy) from error
-    except ValueError as error:
-        raise UserError(f"is not JSON: {error}.", where=str(path), remedy="Copy the checkpoint again.") from error
-    if not isinstance(data, dict):
-        raise UserError("is not a JSON object.", where=str(path), remedy="Copy the checkpoint again.")
-    return data
+    return json_object(content, path, "Copy the checkpoint again.")
 
 
 def _refuse_other_pipelines(folder: Path, index: Config) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgefusion.spec.bundle import SCHEMA_VERSION, File, Manifest
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.strict import validate
+from edgefusion.spec.json_object import json_object
+from edgefusion.spec.strict import refuse_newer, validate
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST_BYTES = 64 * 2**20
@@ -67,7 +66,9 @@ def read_manifest(folder: Path | str) -> Bundle:
         )
     path = _inside(folder, MANIFEST)
     content = _content(path)
-    return Bundle(folder, validate(Manifest, _parsed(content, path), path), hashlib.sha256(content).hexdigest())
+    data = json_object(content, path, COPY_AGAIN)
+    refuse_newer(data, SCHEMA_VERSION, path, " or export the bundle with this one")
+    return Bundle(folder, validate(Manifest, data, path), hashlib.sha256(content).hexdigest())
 
 
 def faults(bundle: Bundle, *, verify: bool = True) -> Iterator[UserError]:
@@ -138,20 +139,3 @@ def _content(path: Path) -> bytes:
     if len(content) > LARGEST_MANIFEST_BYTES:
         raise UserError("is larger than any manifest.", where=str(path), remedy=COPY_AGAIN)
     return content
-
-
-def _parsed(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"is not JSON ({error}).", where=str(path), remedy=COPY_AGAIN) from error
-    if not isinstance(data, dict):
-        raise UserError("is not a JSON object.", where=str(path), remedy=COPY_AGAIN)
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(
-            f"has schema_version {version}; this edgefusion reads {SCHEMA_VERSION}.",
-            where=str(path),
-            remedy="Update edgefusion (pip install -U edgefusion) or export the bundle with this one.",
-        )
-    return data

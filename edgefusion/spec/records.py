@@ -8,9 +8,10 @@ from typing import Any
 
 from edgefusion.spec.benchmark import Benchmark
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.json_object import json_object
 from edgefusion.spec.measured import Measured
 from edgefusion.spec.profile import Profile
-from edgefusion.spec.strict import validate
+from edgefusion.spec.strict import refuse_newer, validate
 
 SCHEMA_VERSION = 1
 LARGEST_BYTES = 256 * 2**20
@@ -32,7 +33,7 @@ def read_record(path: Path | str) -> Profile | Benchmark:
     if not isinstance(kind, str) or kind not in KINDS:
         said = f"its kind is {kind!r}" if "kind" in data else "it says no kind"
         raise UserError(f"is no record of {VERBS}: {said}.", where=str(path), remedy=f"Give a file that {VERBS} wrote.")
-    _require_known_schema(data, path)
+    refuse_newer(data, SCHEMA_VERSION, path, " or measure again with this one")
     _require_layers(data, path)
     return validate(KINDS[kind], data, path)
 
@@ -82,26 +83,10 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise UserError("is larger than any record.", where=str(path), remedy=f"Give a file that {VERBS} wrote.")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}.", where=str(path), remedy="Check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"is not JSON ({error}).", where=str(path), remedy=f"Give a file that {VERBS} wrote, whole."
-        ) from error
-    if not isinstance(data, dict):
-        raise UserError("is not a JSON object.", where=str(path), remedy=f"Give a file that {VERBS} wrote.")
-    return data
-
-
-def _require_known_schema(data: dict[str, Any], path: Path) -> None:
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(
-            f"has schema_version {version}; this edgefusion reads {SCHEMA_VERSION}.",
-            where=str(path),
-            remedy="Update edgefusion (pip install -U edgefusion) or measure again with this one.",
-        )
+    return json_object(content, path, f"Give a file that {VERBS} wrote, whole.")
 
 
 def _require_layers(data: dict[str, Any], path: Path) -> None:

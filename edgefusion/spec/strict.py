@@ -1,9 +1,9 @@
-"""What all spec models share: unknown keys are errors, and a failure names file, key and remedy."""
+"""What all spec models share: unknown keys are errors, a newer schema too, and a failure names file, key and remedy."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -32,3 +32,14 @@ def validate(model: type[M], data: object, where: Path | str) -> M:
             where=str(where),
             remedy="Mend the keys named here; unknown keys are refused so that a typing error cannot pass.",
         ) from error
+
+
+def refuse_newer(data: dict[str, Any], known: int, where: Path | str, otherwise: str = "") -> None:
+    """A UserError where `data` is of a later schema_version than `known`; `otherwise`: a remedy besides updating."""
+    version = data.get("schema_version")
+    if isinstance(version, int) and version > known:
+        raise UserError(
+            f"has schema_version {version}; this edgefusion reads {known}.",
+            where=str(where),
+            remedy=f"Update edgefusion (pip install -U edgefusion){otherwise}.",
+        )
