@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from edgefusion.models.lora import require_peft
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.strict import Strict
@@ -61,7 +62,7 @@ def add_lora(unet: UNet2DConditionModel, plan: LoRAPlan, *, seed: int = 0) -> UN
     Raises:
         UserError: PEFT is missing, `unet` has adapters already, or none of its layers is named by the plan.
     """
-    require_peft()
+    require_peft("lora")
     import torch
     from peft import LoraConfig
 
@@ -94,7 +95,7 @@ def save_lora(unet: UNet2DConditionModel, folder: Path) -> Path:
     Raises:
         UserError: there are no adapters, or the folder cannot be written.
     """
-    require_peft()
+    require_peft("lora")
     from diffusers import StableDiffusionPipeline
     from peft import get_peft_model_state_dict
 
@@ -122,7 +123,7 @@ def load_lora(unet: UNet2DConditionModel, path: Path) -> UNet2DConditionModel:
     Raises:
         UserError: PEFT is missing, or the file holds no LoRA of this U-Net.
     """
-    require_peft()
+    require_peft("lora")
     from diffusers import StableDiffusionPipeline
 
     try:
@@ -142,23 +143,13 @@ def fuse(unet: UNet2DConditionModel, *, scale: float = 1.0) -> UNet2DConditionMo
     Raises:
         UserError: there are no adapters.
     """
-    require_peft()
+    require_peft("lora")
     if not has_lora(unet):
         raise UserError("the U-Net has no LoRA adapters to fuse.", where="lora", remedy="Train with LoRA.")
     plain = copy.deepcopy(unet)
     plain.fuse_lora(lora_scale=scale)
     plain.unload_lora()
     return plain.requires_grad_(False)
-
-
-def require_peft() -> None:
-    """A UserError (exit code 4) unless PEFT can be imported."""
-    try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "peft is not installed.", where="lora", remedy="Run: pip install 'edgefusion[distill]'", exit_code=4
-        ) from error
 
 
 def _check_modules(unet: UNet2DConditionModel, plan: LoRAPlan) -> None:

@@ -97,13 +97,13 @@ def fuse(module: torch.nn.Module, part: str, loras: tuple[LoraFile, ...], layout
     return module.requires_grad_(False).eval()
 
 
-def require_peft() -> None:
-    """A UserError (exit code 4) unless PEFT can be imported."""
+def require_peft(where: str = "--lora") -> None:
+    """A UserError (exit code 4) of `where` unless PEFT can be imported."""
     try:
         import peft  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "peft is not installed.", where="--lora", remedy="Run: pip install 'edgefusion[distill]'", exit_code=4
+            "peft is not installed.", where=where, remedy="Run: pip install 'edgefusion[distill]'", exit_code=4
         ) from error
 
 

@@ -133,11 +133,8 @@ def _icicle(figure: Any, profile: Profile) -> Any:
             left += child.ms
 
     cell(root, 0.0, 0)
-    axes.invert_yaxis()
     axes.set_yticks([])
-    axes.set_xlim(0, root.ms)
-    axes.set_xlabel("ms")
-    _classes_legend(made)
+    _downwards_over_time(made, axes, root.ms)
     return made
 
 
@@ -152,11 +149,16 @@ def _lanes(figure: Any, profile: Profile) -> Any:
                 middle = piece.start_ms + piece.ms / 2
                 axes.text(middle, row, _text(piece.label), ha="center", va="center", fontsize=7)
     axes.set_yticks(range(len(found)), list(found), fontsize=8)
+    _downwards_over_time(made, axes, end)
+    return made
+
+
+def _downwards_over_time(made: Any, axes: Any, end_ms: float) -> None:
+    """Rows from the top to the bottom, milliseconds to the right, operators' colours below."""
     axes.invert_yaxis()
-    axes.set_xlim(0, end)
+    axes.set_xlim(0, end_ms)
     axes.set_xlabel("ms")
     _classes_legend(made)
-    return made
 
 
 def _roofline(figure: Any, profile: Profile) -> Any:
