@@ -11,12 +11,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgefusion.backends._layer import Arrays, Call, Layer, Source, module_of
-
-if TYPE_CHECKING:
-    from edgefusion.backends.openvino import Engine
+from edgefusion.backends._openvino_engine import Engine
 
 TYPES = {"i8": "int8", "u8": "int8", "I8": "int8", "bf16": "bf16", "f16": "fp16", "f32": "fp32"}
 BITS = {"int8": 8, "bf16": 16, "fp16": 16, "fp32": 32}

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgefusion.backends._available import MIB, available_mib
 from edgefusion.backends._cache import Cache, Entry
-from edgefusion.backends._layer import module_of
 from edgefusion.backends._mapped import Mapped
+from edgefusion.backends._openvino_engine import Engine
+from edgefusion.backends._openvino_names import name_operations
 from edgefusion.backends._openvino_trace import Counting
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.bundle import Part
@@ -34,48 +30,8 @@ DTYPES = {
     "i8": "int8",
     "u8": "uint8",
 }
-NUMBERED = re.compile(r"[A-Z][A-Za-z]*_\d+(\.\d+)?")
-PORTS = ("Parameter", "Result")
 BLOB = "model.blob"
-MICROSECOND = timedelta(microseconds=1)
 EXPORT_COPIES = 4  # of the weights, in memory at once while a compiled graph is written out: two of them OpenVINO's own
-
-
-class Engine:
-    """One compiled graph and one request. Call it with {input name: array}; it returns {output name: array}.
-
-    Inputs are written into the request's own tensors, outputs are copied out of them. Not for two threads at once.
-    """
-
-    def __init__(self, compiled: Any, weights: Any = None) -> None:
-        self.compiled = compiled
-        self._weights = weights  # memory the compiled graph may still read from
-        self._request = compiled.create_infer_request()
-        self._inputs = {port.any_name: self._request.get_tensor(port) for port in compiled.inputs}
-        self._outputs = {port.any_name: self._request.get_tensor(port) for port in compiled.outputs}
-
-    def __call__(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        self.put(feeds)
-        self.run()
-        return self.take()
-
-    def put(self, feeds: dict[str, NDArray[Any]]) -> None:
-        """Write the inputs into the request's tensors."""
-        for name, tensor in self._inputs.items():
-            np.copyto(tensor.data, feeds[name], casting="no")
-
-    def run(self) -> None:
-        """Run what is in the request."""
-        self._request.infer()
-
-    def take(self) -> dict[str, NDArray[Any]]:
-        """Copies of the outputs."""
-        return {name: tensor.data.copy() for name, tensor in self._outputs.items()}
-
-    def counters_us(self) -> dict[str, int]:
-        """Layer → microseconds, as the device counts; {} where it was not loaded with `counters`."""
-        rows = self._request.profiling_info
-        return {row.node_name: row.real_time // MICROSECOND for row in rows if "EXECUTED" in str(row.status)}
 
 
 def load(
@@ -192,25 +148,6 @@ def save(model: Any, xml: Path, *, half_weights: bool = False) -> list[Path]:
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
     return files
-
-
-def name_operations(model: Any) -> None:
-    """Give every operation whose name does not say where it is one that does: MODULE/TYPE_NUMBER, MODULE/OUTPUT.
-
-    The module is that of its weights, or of the named operations around it, as deep as they agree. OpenVINO counts
-    through a process, so its own numbers would make two exports of the same weights differ.
-    """
-    counts: dict[str, int] = {}
-    for operation in model.get_ordered_ops():
-        kind, name = operation.get_type_name(), operation.get_friendly_name()
-        if _is_numbered(operation):
-            stem = kind if kind in PORTS else f"{_place(operation)}/{kind}"
-            counts[stem] = counts.get(stem, -1) + 1
-            operation.set_friendly_name(f"{stem}_{counts[stem]}")
-            if kind == "Parameter" and all(NUMBERED.fullmatch(name) for name in operation.output(0).get_names()):
-                operation.output(0).get_tensor().set_names({f"{stem}_{counts[stem]}"})
-        elif kind not in (*PORTS, "Constant") and "/" not in name:
-            operation.set_friendly_name(f"{_place(operation)}/{name}")
 
 
 def sdk() -> Any:
@@ -339,28 +276,6 @@ def _device_facts(device: str) -> dict[str, str]:
 
 def _plain(properties: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in properties.items()}
-
-
-def _place(operation: Any) -> str:
-    """The module of an operation's weights (`conv_out` of `conv_out.weight`), else what its neighbours agree on."""
-    before = [value.get_node() for value in operation.input_values()]
-    after = [use.get_node() for output in operation.outputs() for use in output.get_target_inputs()]
-    weights = [node.get_friendly_name() for node in before if node.get_type_name() == "Constant"]
-    for name in weights:
-        if "." in name and "/" not in name:
-            return str(name).rpartition(".")[0]
-    places = [module_of(node.get_friendly_name()).split(".") for node in (*before, *after) if _is_placed(node)]
-    return ".".join(os.path.commonprefix(places)) if places else ""
-
-
-def _is_numbered(operation: Any) -> bool:
-    """Named by OpenVINO; a folded constant keeps the name of what was folded (Reshape_17842)."""
-    name = operation.get_friendly_name()
-    return name == operation.get_name() or NUMBERED.fullmatch(name) is not None
-
-
-def _is_placed(node: Any) -> bool:
-    return "/" in node.get_friendly_name() and node.get_type_name() not in (*PORTS, "Constant")
 
 
 def _signature(ports: Any) -> dict[str, Signature]:
