@@ -122,5 +122,5 @@ def counted(traced: Traced, feeds: Arrays, runs: int) -> list[Layer]:
 
 
 def module_of(node: str) -> str:
-    """`down_blocks.0.resnets.0.conv1` of `down_blocks.0.resnets.0.conv1/node_conv2d_1`."""
+    """`down_blocks.0.resnets.0.conv1` of `down_blocks.0.resnets.0.conv1/node_conv2d_1`; "" where it does not say."""
     return node.partition("/")[0] if "/" in node else ""

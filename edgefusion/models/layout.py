@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +148,12 @@ def read_json(path: Path, remedy: str) -> Config:
     except FileNotFoundError as error:
         raise UserError("is missing.", where=str(path), remedy=remedy) from error
     return json_object(content, path, "Copy the checkpoint again.")
+
+
+def write_json(path: Path, data: Config) -> None:
+    """A JSON object to a file of a checkpoint that is being made; its folder is made too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _refuse_other_pipelines(folder: Path, index: Config) -> None:

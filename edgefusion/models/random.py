@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from edgefusion.models.card import CARD_FILE, StudentCard
 from edgefusion.models.checkpoint import quiet_libraries, require_torch
 from edgefusion.models.drawn import Precision, draw, give_contrast, weight_bytes
 from edgefusion.models.family import family_of
-from edgefusion.models.layout import TOKENIZER_FILES, Config
+from edgefusion.models.layout import TOKENIZER_FILES, Config, write_json
 from edgefusion.models.locate import ZOO
 from edgefusion.models.reference import reference_config, reference_index, reference_parts
 from edgefusion.models.saving import new_folder
@@ -93,9 +92,9 @@ def write_random(
         for part in (part for part in configs if part.startswith("tokenizer")):
             _write_tokenizer(work / part, configs[part])
         scheduler = lcm_scheduler(reference_config(SIZES[what.size], "scheduler"))
-        _write_json(work / "scheduler" / "scheduler_config.json", scheduler)
-        _write_json(work / "model_index.json", _index(what))
-        _write_json(work / CARD_FILE, card_of(what).model_dump(mode="json", exclude_defaults=True))
+        write_json(work / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(work / "model_index.json", _index(what))
+        write_json(work / CARD_FILE, card_of(what).model_dump(mode="json", exclude_defaults=True))
         (work / "LICENSE").write_text(NOTICE, encoding="utf-8")
     count = {part: sum(value.numel() for value in module.state_dict().values()) for part, module in modules.items()}
     return {part: {"parameters": count[part], "bytes": sizes[part]} for part in modules}
@@ -184,9 +183,9 @@ def _write_tokenizer(folder: Path, config: Config) -> None:
     for name in TOKENIZER_FILES:
         if name != "tokenizer_config.json" and (VOCABULARY / name).is_file():
             shutil.copyfile(VOCABULARY / name, folder / name)
-    _write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
     special = {key: value for key, value in config.items() if key.endswith("_token")}
-    _write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "special_tokens_map.json", special)
 
 
 def _index(what: Random) -> Config:
@@ -216,8 +215,3 @@ def _check_space(folder: Path, size: int) -> None:
             where=str(folder),
             remedy="Free some, choose another disk, or say --dtype fp16.",
         )
-
-
-def _write_json(path: Path, data: Config) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

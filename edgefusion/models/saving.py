@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 
 from edgefusion.models.card import CARD_FILE, StudentCard
 from edgefusion.models.family import family_of
-from edgefusion.models.layout import LICENSE_FILES, Config, read_json
+from edgefusion.models.layout import LICENSE_FILES, Config, read_json, write_json
 from edgefusion.models.parts import PartFolders, find_parts, part_weights
 from edgefusion.models.single_file import SingleFile
 from edgefusion.models.weights import read_header
@@ -60,11 +59,11 @@ def save_checkpoint(
             if part.startswith("text_encoder"):
                 _prefix_text_encoder(work / part)
         _save_unet(unet, work / "unet")
-        _write_json(work / "scheduler" / "scheduler_config.json", scheduler)
-        _write_json(work / "model_index.json", _model_index(dict(unet.config), scheduler, place))
+        write_json(work / "scheduler" / "scheduler_config.json", scheduler)
+        write_json(work / "model_index.json", _model_index(dict(unet.config), scheduler, place))
         _copy_license(place, work)
         if says := (card or place.card).model_dump(mode="json", exclude_defaults=True):
-            _write_json(work / CARD_FILE, says)
+            write_json(work / CARD_FILE, says)
     return folder
 
 
@@ -133,7 +132,7 @@ def _prefix_text_encoder(folder: Path) -> None:
 def _save_unet(unet: Any, folder: Path) -> None:
     unet.save_pretrained(folder)
     config = read_json(folder / "config.json", "")
-    _write_json(folder / "config.json", {key: value for key, value in config.items() if key != "_name_or_path"})
+    write_json(folder / "config.json", {key: value for key, value in config.items() if key != "_name_or_path"})
 
 
 def _copy_license(place: PartFolders | SingleFile, work: Path) -> None:
@@ -166,11 +165,6 @@ def _model_index(unet: Config, scheduler: Config, place: PartFolders | SingleFil
     lcm = scheduler["_class_name"] == "LCMScheduler" and unet.get("time_cond_proj_dim") is not None
     name = "LatentConsistencyModelPipeline" if lcm else "StableDiffusionPipeline"
     return {"_class_name": name, **index, "safety_checker": [None, None], "requires_safety_checker": False}
-
-
-def _write_json(path: Path, data: Config) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _unwritable(folder: Path, reason: str) -> UserError:

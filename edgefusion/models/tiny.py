@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgefusion.models.checkpoint import quiet_libraries, require_torch, save_text_encoder
+from edgefusion.models.layout import write_json
 from edgefusion.models.random import lcm_scheduler
 from edgefusion.models.reference import reference_config
 
@@ -58,10 +58,10 @@ def write_tiny(
         if tiny_decoder:
             _vae_tiny().save_pretrained(folder / "vae_tiny")
     process = {**reference_config("sd1", "scheduler"), "prediction_type": prediction_type}
-    _write_json(folder / "scheduler" / "scheduler_config.json", lcm_scheduler(process))
-    _write_json(folder / "model_index.json", _model_index(family, guidance))
+    write_json(folder / "scheduler" / "scheduler_config.json", lcm_scheduler(process))
+    write_json(folder / "model_index.json", _model_index(family, guidance))
     if card is not None:
-        _write_json(folder / "edgefusion.json", card)
+        write_json(folder / "edgefusion.json", card)
     return folder
 
 
@@ -156,13 +156,13 @@ def write_tokenizer(folder: Path, pad_token: str = END) -> int:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = alphabet + [char + "</w>" for char in alphabet] + [merge.replace(" ", "") for merge in MERGES]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    _write_json(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
+    write_json(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", encoding="utf-8")
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": pad_token}
-    _write_json(
+    write_json(
         folder / "tokenizer_config.json", {**special, "model_max_length": LENGTH, "tokenizer_class": "CLIPTokenizer"}
     )
-    _write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "special_tokens_map.json", special)
     return len(tokens)
 
 
@@ -182,8 +182,3 @@ def _model_index(family: str, guidance: bool) -> dict[str, Any]:
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
     }
-
-
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

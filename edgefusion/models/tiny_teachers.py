@@ -5,12 +5,11 @@ They are the reference configurations with small widths, so that every student's
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgefusion.models.checkpoint import build_module, quiet_libraries, require_torch, save_text_encoder
-from edgefusion.models.layout import Config
+from edgefusion.models.layout import Config, write_json
 from edgefusion.models.reference import reference_config, reference_index, reference_parts
 from edgefusion.models.tiny import LENGTH, VOCABULARY, write_tokenizer
 
@@ -36,12 +35,12 @@ def write_tiny_teacher(folder: Path, family: str = "sd1", *, seed: int = 0, imag
             if part.startswith("tokenizer"):
                 write_tokenizer(folder / part, pad_token=config["pad_token"])
             elif part == "scheduler":
-                _write_json(folder / part / "scheduler_config.json", config)
+                write_json(folder / part / "scheduler_config.json", config)
             else:
                 small = {**config, **_narrow(part, config, image_px, family)}
                 module: Any = build_module(small, folder / part / "config.json")
                 save_text_encoder(module, folder / part) if "text" in part else module.save_pretrained(folder / part)
-    _write_json(folder / "model_index.json", reference_index(family))
+    write_json(folder / "model_index.json", reference_index(family))
     return folder
 
 
@@ -80,8 +79,3 @@ def _narrow_unet(config: Config, image_px: int, family: str) -> Config:
         pooled = WIDTHS["text_encoder_2"]
         small |= {"addition_time_embed_dim": added, "projection_class_embeddings_input_dim": 6 * added + pooled}
     return small
-
-
-def _write_json(path: Path, data: Config) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

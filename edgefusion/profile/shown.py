@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgefusion.profile.shares import Shares, by_module, rates, shares
-from edgefusion.spec.profile import PartCall, Profile
+from edgefusion.spec.profile import Profile
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,7 @@ def remarks(profile: Profile) -> str:
 
 def as_json(profile: Profile) -> dict[str, Any]:
     """The figures of the first table, for a machine; the layers are in the record."""
-    rows = {_label(call): _figures(shares([call])) for call in profile.calls}
+    rows = {call.name: _figures(shares([call])) for call in profile.calls}
     return {"picture": _figures(shares(profile.calls)), "calls": rows}
 
 
@@ -66,7 +66,7 @@ def _parts(profile: Profile) -> Table:
         "call", "plain, ms", "profiled, ms", "overhead", "layers, ms", "no layer, ms", "attributed", "joined"
     )
     for call in profile.calls:
-        table.add_row(_label(call), *_cells(shares([call])))
+        table.add_row(call.name, *_cells(shares([call])))
     table.add_row("picture", *_cells(shares(profile.calls)))
     return table
 
@@ -97,7 +97,7 @@ def _layers(profile: Profile) -> Table:
         peak = "–" if speed.share is None else f"{100 * speed.share:.0f} % {speed.bound}"
         place = layer.modules[0] if layer.modules else layer.name
         table.add_row(
-            f"{_label(call)}: {place}",
+            f"{call.name}: {place}",
             layer.kind,
             layer.kernel,
             f"{median(layer.times_ms):.3f}",
@@ -116,7 +116,3 @@ def _table(first: str, *others: str) -> Table:
         Column(name, overflow="fold") if name in words else Column(name, justify="right") for name in others
     ]
     return RichTable(Column(first, overflow="fold"), *columns)
-
-
-def _label(call: PartCall) -> str:
-    return call.part if call.step is None else f"{call.part}, step {call.step + 1}"

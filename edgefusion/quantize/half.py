@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from edgefusion.quantize.layers import kept_names, module_of
+from edgefusion.backends._layer import module_of
+from edgefusion.quantize.layers import kept_names
 from edgefusion.quantize.shapes import shaped
 from edgefusion.spec.recipe import KeptHigh
 

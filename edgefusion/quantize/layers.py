@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from edgefusion.backends._layer import module_of
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import KeptHigh
 
@@ -15,11 +16,6 @@ POST_QUANT = "post_quant_conv"
 EMBEDDINGS = ("time_embedding", "add_embedding", "time_proj")
 TRANSPARENT = ("Convert", "Multiply", "Subtract", "Reshape", "Transpose", "FakeQuantize")
 """What may stand between a layer and its weights in an IR."""
-
-
-def module_of(name: str) -> str:
-    """`down_blocks.0.resnets.0.conv1` of `down_blocks.0.resnets.0.conv1/node_conv2d_1`; "" where it does not say."""
-    return name.partition("/")[0] if "/" in name else ""
 
 
 def is_below(module: str, kept: str) -> bool:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefusion.backends._layer import module_of
 from edgefusion.backends.openvino import core
 from edgefusion.quantize.calibration import Arrays
-from edgefusion.quantize.layers import WEIGHTED, module_of, operations
+from edgefusion.quantize.layers import WEIGHTED, operations
 from edgefusion.runtime.psnr import IDENTICAL_DB, psnr_db
 
 CARRIERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Concat", "StridedSlice")

@@ -11,7 +11,7 @@ from edgefusion.report import sums
 from edgefusion.report.drawing import COLOURS, PART_COLOURS, Drawing, ms_text, ticks
 from edgefusion.report.kinds import class_of
 from edgefusion.spec.bundle import PartName
-from edgefusion.spec.profile import LayerTimes, PartCall, Profile
+from edgefusion.spec.profile import LayerTimes, Profile
 
 WIDTH, LANE, HEIGHT, LABEL = 960, 46, 26, 17
 WRAPPERS = ("decoder", "encoder", "text_model")
@@ -36,7 +36,7 @@ def lanes(profile: Profile) -> dict[str, list[Piece]]:
     for call in profile.calls:
         spent = sum(sums.middle(layer.times_ms) for layer in call.layers)
         rest = sums.left_over(call)
-        found["calls"].append(Piece(name_of(call), start, spent + rest, PART_COLOURS[call.part]))
+        found["calls"].append(Piece(call.name, start, spent + rest, PART_COLOURS[call.part]))
         found["modules"] += _alternating(_runs(call.layers, start, partial(_module, call.part)))
         found["operators"] += [
             Piece(label, at, ms, COLOURS[label]) for label, at, ms in _runs(call.layers, start, class_of)
@@ -45,11 +45,6 @@ def lanes(profile: Profile) -> dict[str, list[Piece]]:
             found["operators"].append(Piece(sums.LEFT_OVER, start + spent, rest, "left"))
         start += spent + rest
     return found
-
-
-def name_of(call: PartCall) -> str:
-    """`unet, step 1`: people count from one."""
-    return call.part if call.step is None else f"{call.part}, step {call.step + 1}"
 
 
 def _module(part: PartName, layer: LayerTimes) -> str:

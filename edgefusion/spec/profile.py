@@ -55,6 +55,11 @@ class PartCall(Strict):
     recordings_ms: tuple[Ms, ...] = ()
     layers: tuple[LayerTimes, ...] = Field(min_length=1)
 
+    @property
+    def name(self) -> str:
+        """`unet, step 1`: people count from one."""
+        return self.part if self.step is None else f"{self.part}, step {self.step + 1}"
+
 
 class Profile(Measured):
     """The file. `source`: how the layers were timed.

@@ -101,9 +101,10 @@ def process(words: list[str]) -> tuple[list[float], float]:
 
 
 def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {platform.system()}"
+    """The processor's name, the cores, the system."""
+    from edgefusion.spec.this_machine import processor
+
+    return f"{processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def measure(engine: str, px: int, rounds: int, pictures: int, threads: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from decoder import machine
+from tiling import memory_mib
 
 HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[2])]  # this checkout before an installed one
@@ -150,11 +151,6 @@ def run(row: str, folder: Path, runs: int, threads: int) -> None:
             np.save(folder / f"{file}.npy", made["out_sample"])
     memory = {"load_peak_mib": load_peak, "peak_mib": memory_mib("VmHWM")}
     print(json.dumps({"seconds": seconds[1:], "cpu_seconds": busy[1:], "load_seconds": load_seconds, **memory}))
-
-
-def memory_mib(key: str) -> float:
-    rows = Path("/proc/self/status").read_text().splitlines()
-    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(f"{key}:"))
 
 
 def child(*words: str) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from decoder import machine
 
 PROMPT = "fluent emoji of red apple"
 WARM = 10
@@ -77,13 +78,6 @@ def measure(script: str, source: str, scratch: Path) -> dict[str, list[float]]:
     cold, peak, _ = process([sys.executable, "-c", script, source, PROMPT, picture, "0"])
     _, _, output = process([sys.executable, "-c", script, source, PROMPT, picture, str(WARM)])
     return {"cold": [cold], "peak": [peak], "warm": json.loads(output.splitlines()[-1])}
-
-
-def machine() -> str:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from edgefusion.backends._layer import module_of
 from edgefusion.export.qnn.cuts import Cut, cuts, up_to, window
 from edgefusion.quantize.calibration import Arrays
-from edgefusion.quantize.layers import module_of
 from edgefusion.runtime.psnr import psnr_db
 
 Run = Callable[[Path, Arrays], list[np.ndarray]]

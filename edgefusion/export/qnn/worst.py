@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from edgefusion.backends._layer import module_of
 from edgefusion.export.qnn.graph import constant
 from edgefusion.export.qnn.qdq import LAYERS
 from edgefusion.quantize.calibration import Arrays
-from edgefusion.quantize.layers import module_of
 from edgefusion.runtime.psnr import IDENTICAL_DB
 
 PROBED_BYTES = 256 * 2**20  # of float outputs looked at in one run

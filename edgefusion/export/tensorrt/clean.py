@@ -10,8 +10,8 @@ import collections
 from pathlib import Path
 from typing import Any
 
+from edgefusion.backends._layer import module_of
 from edgefusion.quantize.engines import quiet
-from edgefusion.quantize.layers import module_of
 from edgefusion.spec.errors import UserError
 
 REMEDY = "Run: pip install 'edgefusion[export,tensorrt]'"

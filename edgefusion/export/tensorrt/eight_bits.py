@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgefusion.backends._layer import module_of
 from edgefusion.export.tensorrt.operators import Fault
-from edgefusion.quantize.layers import module_of
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 

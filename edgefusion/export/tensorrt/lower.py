@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from edgefusion.backends._layer import module_of
 from edgefusion.export.tensorrt.operators import Release, operators
-from edgefusion.quantize.layers import module_of
 from edgefusion.spec.errors import UserError
 
 LOWEST = 17

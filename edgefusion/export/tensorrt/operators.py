@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from edgefusion.quantize.layers import module_of
+from edgefusion.backends._layer import module_of
+from edgefusion.backends._plan import number_of
 from edgefusion.spec.device import Device
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.strict import Strict, validate
@@ -35,7 +36,7 @@ class Release(Strict):
     @property
     def number(self) -> tuple[int, int]:
         """(10, 3) of 10.3."""
-        return _number(self.version)
+        return number_of(self.version)
 
 
 class Table(Strict):
@@ -73,7 +74,7 @@ def release_of(version: str, where: str) -> Release:
     Raises:
         UserError: TensorRT is older than any of the table.
     """
-    known = [row for row in releases() if row.number <= _number(version)]
+    known = [row for row in releases() if row.number <= number_of(version)]
     if not known:
         raise UserError(
             f"TensorRT {version} is too old; the oldest that is known here is {releases()[0].version}.",
@@ -139,8 +140,3 @@ def _remedy(operator: str) -> str:
     newer = first_with(operator)
     other = f"choose a board with TensorRT {newer.version}" if newer else "no release of the table takes it"
     return f"Write the module in other operators before it is exported; {other}."
-
-
-def _number(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
