@@ -5,9 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import tiny_bundle
+
+if TYPE_CHECKING:
+    from edgefusion.models.training import Parts
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,3 +32,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_copy(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle, to be spoiled."""
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    """A tiny SDXL checkpoint with the whole U-Net, loaded; a file's own, so it may be trained."""
+    from edgefusion.models.tiny_teachers import write_tiny_teacher
+    from edgefusion.models.training import load_parts
+
+    return load_parts(str(write_tiny_teacher(tmp_path_factory.mktemp("tiny") / "sdxl", "sdxl")))

@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from command_line import status
 
 from edgefusion.bench import command, dumpsys, measure, tegrastats
 from edgefusion.bench.measure import Plan, percentile, spread
@@ -17,7 +18,6 @@ from edgefusion.bench.memory import peak_mib
 from edgefusion.bench.sysfs import Sysfs
 from edgefusion.bench.table import table, verdict
 from edgefusion.bench.watch import Watch
-from edgefusion.cli import run
 from edgefusion.runtime.pipeline import Pipeline
 from edgefusion.spec.benchmark import Benchmark
 from edgefusion.spec.errors import UserError
@@ -67,12 +67,6 @@ BATTERY = """Current Battery Service state:
 """https://gh0st.tistory.com/6, a Samsung phone, shortened."""
 NO_BATTERY = "Current Battery Service state:\n  level: 90\n  scale: 100\n  voltage: 13\n  temperature: 26\n"
 """A box: https://ppmy.cn/news/1423084.html"""
-
-
-def command_line(*words: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        run(command.main, list(words))
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +119,12 @@ def test_the_command_writes_the_record_and_a_table(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "measure", lambda plan: record)
-    assert command_line(str(tiny)) == 0
+    assert status(command.main, tiny) == 0
     said = capsys.readouterr().out
     assert "next picture, p90" in said and "text_encoder, mean" in said
     written = tmp_path / "profiles" / "this-machine" / "tiny.onnxruntime.bench.json"
     assert Benchmark.model_validate_json(written.read_text("utf-8")) == record
-    assert command_line(str(tiny), "--json", "--out", str(tmp_path / "b.json")) == 0
+    assert status(command.main, tiny, "--json", "--out", tmp_path / "b.json") == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "bench"
 
 
@@ -138,12 +132,12 @@ def test_steps_it_does_not_have_are_refused_before_a_process_starts(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measure.subprocess, "run", lambda *words, **options: pytest.fail("a process was started"))
-    assert command_line(str(tiny), "--steps", "99") == 2
+    assert status(command.main, tiny, "--steps", "99") == 2
     assert "99 steps are not in this bundle" in capsys.readouterr().err
 
 
 def test_an_error_of_the_process_is_told_as_its_own(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line(str(tiny), "--provider", "abacus", "--starts", "1") == 4
+    assert status(command.main, tiny, "--provider", "abacus", "--starts", "1") == 4
     assert "provider 'abacus' is not in this onnxruntime" in capsys.readouterr().err
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_bundle
+from command_line import status
 
 from edgefusion import check
-from edgefusion.cli import run
 from edgefusion.runtime.psnr import psnr_db
 from edgefusion.spec.errors import UserError
 
@@ -23,13 +23,6 @@ VARIANTS = {
     "long prompt": tiny_bundle.Variant(prompt="red " * 30),
     "emoji prompt": tiny_bundle.Variant(prompt="👩‍🚀 תפוח"),
 }
-
-
-def command_line(*words: str) -> int:
-    """The exit status of `python -m edgefusion.check`."""
-    with pytest.raises(SystemExit) as end:
-        run(check.main, list(words))
-    return int(end.value.code or 0)
 
 
 def respoil(folder: Path, name: str, change: float) -> None:
@@ -50,7 +43,7 @@ def test_the_independent_golden_replays(variant: tiny_bundle.Variant, tmp_path: 
 
 
 def test_the_command_prints_a_table(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line(str(tiny)) == 0
+    assert status(check.main, tiny) == 0
     printed = capsys.readouterr().out
     assert "unet/model.onnx" in printed
     assert "golden: latents 2" in printed
@@ -58,7 +51,7 @@ def test_the_command_prints_a_table(tiny: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_json_is_for_machines(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line(str(tiny), "--json") == 0
+    assert status(check.main, tiny, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["passed"] is True
     assert report["files"]["unet/model.onnx"] is None
@@ -80,7 +73,7 @@ def test_a_golden_that_differs_fails(
     tiny_copy: Path, array: str, change: float, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     respoil(tiny_copy, array, change)
-    assert command_line(str(tiny_copy)) == 3
+    assert status(check.main, tiny_copy) == 3
     printed = capsys.readouterr()
     assert "FAILED" in printed.out
     assert stage in printed.err
@@ -93,7 +86,7 @@ def test_a_changed_file_fails_and_nothing_is_run(
     content = bytearray((tiny_copy / name).read_bytes())
     content[-1] ^= 1
     (tiny_copy / name).write_bytes(content)
-    assert command_line(str(tiny_copy), "--json") == 3
+    assert status(check.main, tiny_copy, "--json") == 3
     printed = capsys.readouterr()
     report = json.loads(printed.out)
     assert [path for path, fault in report["files"].items() if fault] == [name]

@@ -8,17 +8,11 @@ from typing import Any
 
 import measured_records as made
 import pytest
+from command_line import status
 
 from edgefusion import compare
-from edgefusion.cli import run
 from edgefusion.report import noise
 from edgefusion.spec.errors import UserError
-
-
-def command_line(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        run(compare.main, [str(word) for word in words])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture
@@ -27,7 +21,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def rows(capsys: pytest.CaptureFixture[str], *words: object) -> dict[tuple[str, str], dict[str, Any]]:
-    assert command_line(*words, "--json") == 0
+    assert status(compare.main, *words, "--json") == 0
     return {(row["group"], row["name"]): row for row in json.loads(capsys.readouterr().out)["rows"]}
 
 
@@ -86,24 +80,24 @@ def test_a_regression_fails_and_an_improvement_does_not(
     old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = made.write(tmp_path / "new.profile.json", made.profile({"": 1.2}))
-    assert command_line(old, new, "--fail-above", "5%") == 3
+    assert status(compare.main, old, new, "--fail-above", "5%") == 3
     told = capsys.readouterr().err
     assert "picture picture +" in told and "part unet +19" in told and "part decoder" not in told
-    assert command_line(old, new, "--fail-above", "30%") == 0
-    assert command_line(new, old, "--fail-above", "0.05") == 0
+    assert status(compare.main, old, new, "--fail-above", "30%") == 0
+    assert status(compare.main, new, old, "--fail-above", "0.05") == 0
 
 
 def test_more_memory_fails_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = made.write(tmp_path / "old.bench.json", made.bench())
     new = made.write(tmp_path / "new.bench.json", made.bench(peak_mib=200.0))
-    assert command_line(old, new, "--fail-above", "5%") == 3
+    assert status(compare.main, old, new, "--fail-above", "5%") == 3
     assert "memory peak of the process +11.1%" in capsys.readouterr().err
 
 
 def test_too_few_runs_do_not_pass_as_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steady = made.bench().steady.model_copy(update={"pictures_ms": (10.0, 11.0)})
     one = made.write(tmp_path / "one.bench.json", made.bench(steady=steady))
-    assert command_line(one, one, "--fail-above", "5%") == 2
+    assert status(compare.main, one, one, "--fail-above", "5%") == 2
     assert "too few runs" in capsys.readouterr().err
 
 
@@ -123,9 +117,9 @@ def test_other_conditions_are_refused_and_told(
     old: Path, tmp_path: Path, change: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = made.write(tmp_path / "new.profile.json", made.profile(**change))
-    assert command_line(old, new) == 2
+    assert status(compare.main, old, new) == 2
     assert said in capsys.readouterr().err
-    assert command_line(old, new, "--anyway", "--markdown") == 0
+    assert status(compare.main, old, new, "--anyway", "--markdown") == 0
     assert f"**Not comparable:** {said}" in capsys.readouterr().out
 
 
@@ -134,7 +128,7 @@ def test_another_precision_is_what_is_compared(old: Path, tmp_path: Path, capsys
     parts["unet"] = parts["unet"].model_copy(update={"precision": "fp32", "size_bytes": 24 * 2**20, "psnr_db": 108.0})
     floats = made.subject(parts=parts, picture_psnr_db=None, size_bytes=30 * 2**20)
     new = made.write(tmp_path / "new.profile.json", made.profile(subject=floats))
-    assert command_line(old, new, "--markdown") == 0
+    assert status(compare.main, old, new, "--markdown") == 0
     page = capsys.readouterr().out
     assert "| unet | int8, activations fp32 (openvino) | fp32, activations fp32 (openvino) |" in page
     assert "| bundle | 12.00 MiB | 30.00 MiB | +150.0% |  | larger |" in page
@@ -143,21 +137,21 @@ def test_another_precision_is_what_is_compared(old: Path, tmp_path: Path, capsys
 
 
 def test_two_bundles_have_size_and_quality(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line(tiny, tiny) == 0
+    assert status(compare.main, tiny, tiny) == 0
     assert "float" in capsys.readouterr().out
-    assert command_line(tiny, tiny, "--fail-above", "5%") == 0
+    assert status(compare.main, tiny, tiny, "--fail-above", "5%") == 0
 
 
 def test_unlike_things_and_newer_records_are_refused(
     old: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench = made.write(tmp_path / "b.bench.json", made.bench())
-    assert command_line(old, bench) == 2 and command_line(old, tiny) == 2
+    assert status(compare.main, old, bench) == 2 and status(compare.main, old, tiny) == 2
     newer = tmp_path / "newer.profile.json"
     newer.write_text(old.read_text().replace('"schema_version": 1', '"schema_version": 9'))
-    assert command_line(old, newer) == 2
+    assert status(compare.main, old, newer) == 2
     assert "schema_version 9" in capsys.readouterr().err
-    assert command_line(old, tmp_path / "gone.json") == 2
+    assert status(compare.main, old, tmp_path / "gone.json") == 2
     for wrong in ("fast", "-3%", "nan"):
         with pytest.raises(UserError, match="is no share"):
             compare.share(wrong)
@@ -165,14 +159,14 @@ def test_unlike_things_and_newer_records_are_refused(
 
 def test_a_file_is_written_whole(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
-    assert command_line(old, old, "-o", page) == 0 and "| picture |" in page.read_text("utf-8")
+    assert status(compare.main, old, old, "-o", page) == 0 and "| picture |" in page.read_text("utf-8")
     assert page.read_text("utf-8").startswith("# ") and not capsys.readouterr().out
 
 
 def test_a_records_text_makes_no_mark_up(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = made.subject(student="x | <script>alert(1)</script>\n# [y](z)")
     new = made.write(tmp_path / "new.profile.json", made.profile(subject=evil))
-    assert command_line(old, new, "--markdown") == 0
+    assert status(compare.main, old, new, "--markdown") == 0
     page = capsys.readouterr().out
     assert "<script" not in page and "\n# [y]" not in page and r"x \| &lt;script" in page
-    assert command_line(old, new) == 0
+    assert status(compare.main, old, new) == 0

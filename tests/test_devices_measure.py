@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import status
 
-from edgefusion import cli, devices
+from edgefusion import devices
 from edgefusion.backends import _rates
 from edgefusion.backends._rates import MATMUL, MATMUL_INTEGER, Rate, rates
 from edgefusion.spec import rooms
@@ -56,9 +57,7 @@ def test_measure_writes_a_file_that_is_read_again_and_says_whose_rate_it_is(
     monkeypatch.setattr(devices, "_numpy_rates", lambda: small)
     monkeypatch.setattr(devices, "rates", lambda: rates(matrix=64, stream_mib=1))
     out = tmp_path / "here.toml"
-    with pytest.raises(SystemExit) as ended:
-        cli.run(devices.app, ["measure", "--out", str(out), "--note", "beside a test", "--json"])
-    assert ended.value.code == 0
+    assert status(devices.app, "measure", "--out", out, "--note", "beside a test", "--json") == 0
     device = rooms.load_device(out)
     fp32 = device.peak_tops["fp32"]
     assert fp32.value == 0.5 and fp32.source is not None and fp32.source.startswith("measured: numpy, small, best of 5")
@@ -71,7 +70,5 @@ def test_a_folder_that_is_not_there_is_said_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(devices, "described", lambda note: pytest.fail("measured"))
-    with pytest.raises(SystemExit) as ended:
-        cli.run(devices.app, ["measure", "--out", str(tmp_path / "nowhere" / "here.toml")])
-    assert ended.value.code == 2
+    assert status(devices.app, "measure", "--out", tmp_path / "nowhere" / "here.toml") == 2
     assert "there is no such folder" in capsys.readouterr().err

@@ -20,18 +20,12 @@ from edgefusion.distill.feature import KD, KDPlan, kd_losses, with_empty_caption
 from edgefusion.distill.loop import Schedule, fit  # noqa: E402
 from edgefusion.distill.objective import Batch  # noqa: E402
 from edgefusion.models.guidance import guidance_embedding  # noqa: E402
-from edgefusion.models.tiny_teachers import write_tiny_teacher  # noqa: E402
-from edgefusion.models.training import Parts, load_parts  # noqa: E402
+from edgefusion.models.training import Parts  # noqa: E402
 from edgefusion.spec.errors import UserError  # noqa: E402
 from edgefusion.students.spec import load_student  # noqa: E402
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
 KINDS = ["epsilon", "v_prediction"]
-
-
-@pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return load_parts(str(write_tiny_teacher(tmp_path_factory.mktemp("tiny") / "sdxl", "sdxl")))
 
 
 def _process(kind: str) -> Process:

@@ -21,7 +21,6 @@ from edgefusion.distill.dreambooth import DreamBooth, DreamBoothPlan  # noqa: E4
 from edgefusion.distill.objective import Batch  # noqa: E402
 from edgefusion.distill.personal import Prior, class_prior, instance_source  # noqa: E402
 from edgefusion.models.tiny import write_tiny  # noqa: E402
-from edgefusion.models.tiny_teachers import write_tiny_teacher  # noqa: E402
 from edgefusion.models.training import Parts, load_parts  # noqa: E402
 from edgefusion.spec.errors import UserError  # noqa: E402
 
@@ -29,11 +28,6 @@ from edgefusion.spec.errors import UserError  # noqa: E402
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     return load_parts(str(write_tiny(tmp_path_factory.mktemp("tiny") / "model", guidance=False)))
-
-
-@pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return load_parts(str(write_tiny_teacher(tmp_path_factory.mktemp("tiny") / "sdxl", "sdxl")))
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from edgefusion.distill.diffusion import Process  # noqa: E402
 from edgefusion.distill.lcm import LCM, LCMPlan  # noqa: E402
 from edgefusion.distill.objective import Batch  # noqa: E402
 from edgefusion.models.guidance import guidance_embedding  # noqa: E402
-from edgefusion.models.tiny_teachers import write_tiny_teacher  # noqa: E402
-from edgefusion.models.training import Parts, load_parts  # noqa: E402
+from edgefusion.models.training import Parts  # noqa: E402
 from edgefusion.spec.errors import UserError  # noqa: E402
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
@@ -30,11 +29,6 @@ DIM = 32
 
 def process_of(kind: str = "epsilon") -> Process:
     return Process.of(DDPMScheduler(**SD, prediction_type=kind))
-
-
-@pytest.fixture(scope="module")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return load_parts(str(write_tiny_teacher(tmp_path_factory.mktemp("tiny") / "sdxl", "sdxl")))
 
 
 def small_unet(seed: int = 0, **changes) -> UNet2DConditionModel:  # noqa: ANN003

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import status
 
-from edgefusion.cli import run
 from edgefusion.predict import command
 from edgefusion.predict.left_out import bar, median_error, one_by_one, unseen
 from edgefusion.predict.records import measured, profiles_in
@@ -164,12 +164,6 @@ def test_layers_carry_over_to_another_precision_and_more_steps(tmp_path: Path) -
     assert works[0].bytes_moved == pytest.approx(before.bytes_moved / 4, rel=0.001)
 
 
-def predict(*words: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        run(command.main, list(words))
-    return int(end.value.code or 0)
-
-
 @pytest.fixture
 def records(tmp_path: Path) -> Path:
     for index, slower in enumerate((1.0, 1.1, 0.9, 1.05)):
@@ -181,7 +175,7 @@ def test_the_check_writes_every_row_and_fails_above_the_bar(
     records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "predictor.json"
-    assert predict("--check", "--records", str(records), "--out", str(out)) == 0
+    assert status(command.main, "--check", "--records", records, "--out", out) == 0
     found = json.loads(out.read_text(encoding="utf-8"))
     assert len(found["rows"]) == 4 and found["kind"] == "predictor-check" and found["median_error"] < 0.15
     profile(records, "r4", 30.0)
@@ -189,7 +183,7 @@ def test_the_check_writes_every_row_and_fails_above_the_bar(
     for index in range(6, 12):
         profile(records, f"r{index}", 3.0**index)
     capsys.readouterr()
-    assert predict("--check", "--records", str(records)) == 3
+    assert status(command.main, "--check", "--records", records) == 3
     assert "above 20%" in capsys.readouterr().err
 
 
@@ -199,10 +193,10 @@ def test_a_bundle_is_foretold_and_labelled(tiny: Path, records: Path, capsys: py
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "layers_for", lambda *given: pytest.fail("--layers was given"))
         patch.setattr("edgefusion.boards.head.subject", lambda *given: _subject(layers))
-        assert predict(*words) == 0
+        assert status(command.main, *words) == 0
         said = capsys.readouterr().out
         assert "PREDICTION, not measured" in said and "four of five in leave-one-out" in said
-        assert predict(*words, "--json", "--device", "raspberry-pi-5") == 0
+        assert status(command.main, *words, "--json", "--device", "raspberry-pi-5") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kind"] == "prediction" and found["low_ms"] <= found["predicted_ms"] <= found["high_ms"]
     assert any("no record is of raspberry-pi-5" in line for line in found["caveats"])
@@ -216,9 +210,9 @@ def _subject(layers: str) -> Any:
 
 def test_a_board_without_the_rate_is_refused(tiny: Path, records: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(tiny), "--records", str(records), "--device", "snapdragon-8-gen-3"]
-    assert predict(*words) == 2
+    assert status(command.main, *words) == 2
     assert "peak_tops of Snapdragon 8 Gen 3" in capsys.readouterr().err
-    assert predict(*words, "--peak", "int8") == 2
+    assert status(command.main, *words, "--peak", "int8") == 2
     assert "is not PRECISION=TOPS" in capsys.readouterr().err
 
 
@@ -227,16 +221,16 @@ def test_a_bundle_nobody_has_profiled_is_refused_with_the_way_out(
 ) -> None:
     for index in range(3):
         profile(tmp_path, f"r{index}", width=512)
-    assert predict(str(tiny), "--records", str(tmp_path), "--bandwidth", "20", "--peak", "fp32=0.2") == 2
+    assert status(command.main, tiny, "--records", tmp_path, "--bandwidth", "20", "--peak", "fp32=0.2") == 2
     said = capsys.readouterr().err
     assert "has no profile" in said and "--layers" in said
 
 
 def test_too_few_records_and_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile(tmp_path)
-    assert predict("--check", "--records", str(tmp_path)) == 2
+    assert status(command.main, "--check", "--records", tmp_path) == 2
     assert "1 profiles are too few" in capsys.readouterr().err
-    assert predict("--check", "--records", str(tmp_path / "nowhere")) == 2
+    assert status(command.main, "--check", "--records", tmp_path / "nowhere") == 2
 
 
 def test_the_bar_is_of_four_in_five() -> None:

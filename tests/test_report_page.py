@@ -11,8 +11,8 @@ from typing import Any
 import browser
 import measured_records as made
 import pytest
+from command_line import status
 
-from edgefusion.cli import run
 from edgefusion.profile.command import main as profile_command
 from edgefusion.report import bars, kinds, layer_table, roofline, runs, sums, timeline
 from edgefusion.report.command import main
@@ -24,12 +24,6 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.records import read_profile
 
 EVIL = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
-
-
-def command_line(*words: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        run(main, [str(word) for word in words])
-    return int(end.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +49,7 @@ def records(folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def page(folder: Path, records: list[Path], tiny: Path) -> Path:
     out = folder / "report.html"
-    assert command_line(*records, tiny, "-o", out) == 0
+    assert status(main, *records, tiny, "-o", out) == 0
     return out
 
 
@@ -200,7 +194,7 @@ def test_markdown_and_plots(folder: Path, records: list[Path]) -> None:
     pytest.importorskip("matplotlib", reason="plots need the extra report")
     from PIL import Image
 
-    assert command_line(*records, "-o", folder / "report.md", "--plots", folder / "plots") == 0
+    assert status(main, *records, "-o", folder / "report.md", "--plots", folder / "plots") == 0
     text = (folder / "report.md").read_text("utf-8")
     plots = re.findall(r"\]\((plots/[^)]+\.png)\)", text)
     assert len(plots) == 3 + 1 + 2 * 3
@@ -238,7 +232,7 @@ def test_wrong_words_are_told(records: list[Path], tmp_path: Path, capsys: pytes
         ((tmp_path / "gone.json", "-o", tmp_path / "r.html"), "there is no such record"),
         ((tmp_path, "-o", tmp_path / "r.html"), "has no manifest.json"),
     ):
-        assert command_line(*words) == 2
+        assert status(main, *words) == 2
         assert said in capsys.readouterr().err
     assert give(records[0]).name == "old"
 
@@ -246,10 +240,8 @@ def test_wrong_words_are_told(records: list[Path], tmp_path: Path, capsys: pytes
 def test_a_profile_as_the_verb_writes_it(tiny: Path, tmp_path: Path) -> None:
     """The real thing: ONNX Runtime's profiler on the tiny bundle, which names no module."""
     record, out = tmp_path / "tiny.profile.json", tmp_path / "tiny.html"
-    with pytest.raises(SystemExit) as end:
-        run(profile_command, [str(tiny), "--runs", "4", "--threads", "1", "--out", str(record)])
-    assert not end.value.code
-    assert command_line(record, "-o", out) == 0
+    assert status(profile_command, tiny, "--runs", 4, "--threads", 1, "--out", record) == 0
+    assert status(main, record, "-o", out) == 0
     profile = read_profile(record)
     root = tree(profile)
     assert list(root.children) == ["text_encoder", "unet", "decoder"] and root.ms > 0

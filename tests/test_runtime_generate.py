@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_bundle
+from command_line import status
 from PIL import Image
 
 from edgefusion.backends import onnxruntime as engine
-from edgefusion.cli import run
 from edgefusion.runtime import Pipeline, command, generate, save
 from edgefusion.runtime.image import to_pixels
 from edgefusion.runtime.tensors import from_tensor, to_tensor
@@ -34,13 +34,6 @@ def pipeline(tiny: Path) -> Pipeline:
 def unguided(tmp_path_factory: pytest.TempPathFactory) -> Path:
     variant = tiny_bundle.Variant("v_prediction", guidance=False, steps=4)
     return tiny_bundle.build(tmp_path_factory.mktemp("unguided") / "bundle", variant)
-
-
-def command_line(*words: str) -> int:
-    """The exit status of `python -m edgefusion.runtime`."""
-    with pytest.raises(SystemExit) as end:
-        run(command.main, list(words))
-    return int(end.value.code or 0)
 
 
 def test_the_same_seed_gives_the_same_picture_and_every_input_matters(pipeline: Pipeline) -> None:
@@ -172,7 +165,7 @@ def test_pixels_are_clipped_and_rounded() -> None:
 def test_the_png_says_how_it_was_made(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.png"
     words = ("--seed", "7", "--steps", "3", "--guidance", "2.5", "-o", str(out), "--json", "--threads", "1")
-    assert command_line(str(tiny), "a réd apple", *words) == 0
+    assert status(command.main, tiny, "a réd apple", *words) == 0
     with Image.open(out) as image:
         made, readable = json.loads(image.text["edgefusion"]), image.text["parameters"]
     assert made == {
@@ -194,7 +187,7 @@ def test_the_command_prints_times_and_writes_previews(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, previews = tmp_path / "out.png", tmp_path / "previews"
-    assert command_line(str(tiny), "red " * 20, "-o", str(out), "--preview-dir", str(previews)) == 0
+    assert status(command.main, tiny, "red " * 20, "-o", out, "--preview-dir", previews) == 0
     printed = capsys.readouterr()
     assert f"wrote {out}" in printed.out
     assert "step 2" in printed.out
@@ -210,10 +203,10 @@ def test_bad_input_ends_with_one_paragraph_and_no_file(
 ) -> None:
     out = tmp_path / "out.png"
     for words in (("--steps", "9"), ("--guidance", "99"), ("--seed", "-4"), ("--provider", "abacus")):
-        assert command_line(str(tiny), "a cat", "-o", str(out), *words) in (2, 4)
+        assert status(command.main, tiny, "a cat", "-o", out, *words) in (2, 4)
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1
-    assert command_line(str(tmp_path), "a cat", "-o", str(out)) == 2
+    assert status(command.main, tmp_path, "a cat", "-o", out) == 2
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,14 +218,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     tiny: Path, tmp_path: Path, name: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "folder.png").mkdir()
-    assert command_line(str(tiny), "a cat", "-o", str(tmp_path / name)) == 2
+    assert status(command.main, tiny, "a cat", "-o", tmp_path / name) == 2
     assert words in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
 def test_a_folder_without_write_permission_is_refused(tiny: Path, tmp_path: Path) -> None:
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    assert command_line(str(tiny), "a cat", "-o", str(tmp_path / "out.png")) == 2
+    assert status(command.main, tiny, "a cat", "-o", tmp_path / "out.png") == 2
 
 
 def test_a_full_disk_leaves_the_old_picture(

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_bundle
+from command_line import status
 
 from edgefusion.backends import _available, onnxruntime, openvino
 from edgefusion.backends._mapped import Mapped
 from edgefusion.check import check
-from edgefusion.cli import run
 from edgefusion.runtime import Cancelled, Pipeline, command, memory, parts
 from edgefusion.runtime.known import FOLDER, open_known
 from edgefusion.runtime.place import cache_folder, user_cache
@@ -239,9 +239,7 @@ def test_the_command_makes_several_and_takes_the_new_options(
 ) -> None:
     words = ["a cat", "-o", str(tmp_path / "out.png"), "--count", "3", "--seed", "5", "--threads", "1", "--low-memory"]
     words += ["--cache", str(tmp_path / "kept"), "--preview-dir", str(tmp_path / "steps"), "--json"]
-    with pytest.raises(SystemExit) as end:
-        run(command.main, [str(ir), *words])
-    assert not end.value.code
+    assert status(command.main, ir, *words) == 0
     report = json.loads(capsys.readouterr().out)
     assert [row["seed"] for row in (report, *report["more"])] == [5, 6, 7]
     assert list(report["more"][0]["stages_ms"]) == ["text", "step 1", "step 2", "decode", "save"]
