@@ -8,6 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgefusion.distill.options import (
+    Accumulation,
+    Batch,
+    Data,
+    Download,
+    Every,
+    GridEvery,
+    Json,
+    Mixed,
+    Out,
+    Prompt,
+    Rate,
+    Recipe,
+    Recompute,
+    Seed,
+    Steps,
+    Student,
+    TeacherOf,
+    Workers,
+)
 from edgefusion.spec.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,32 +47,6 @@ One step sees batch × accumulation × processes pictures.
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=HELP)
-
-Recipe = Annotated[str | None, typer.Option(help="Name of a recipe (`distill recipes`), or the path of a .toml.")]
-Student = Annotated[str, typer.Option(help="Checkpoint to train: a diffusers folder, zoo:NAME or a hub id.")]
-TeacherOf = Annotated[
-    list[str] | None, typer.Option("--teacher", help="Checkpoint to learn from; kd: several times, in succession.")
-]
-Data = Annotated[Path, typer.Option(help="Cache of latents and text states (`edgefusion data cache`).")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the recipe's.")]
-Batch = Annotated[int | None, typer.Option(min=1, help="Pictures in one pass of one process.")]
-Accumulation = Annotated[int | None, typer.Option(min=1, help="Passes to one step.")]
-Rate = Annotated[float | None, typer.Option(help="Learning rate.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything that is drawn.")]
-Mixed = Annotated[
-    str | None, typer.Option("--mixed-precision", metavar="no|fp16|bf16", help="Precision of the passes.")
-]
-Recompute = Annotated[
-    bool | None,
-    typer.Option("--gradient-checkpointing/--no-gradient-checkpointing", help="Less memory, about a third more time."),
-]
-Every = Annotated[int | None, typer.Option(min=1, help="Steps from checkpoint to checkpoint.")]
-Prompt = Annotated[list[str] | None, typer.Option("--prompt", help="Draw a sample grid of this; several times.")]
-GridEvery = Annotated[int, typer.Option(min=1, help="Steps from sample grid to sample grid.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read the cache ahead.")]
-Download = Annotated[bool, typer.Option("--download", help="Hub ids may be fetched; else only the cache is looked at.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the record of the run, and no progress.")]
 
 
 @app.command()
@@ -88,10 +82,7 @@ def kd(
       edgefusion distill kd --student build/bk-tiny --teacher zoo:emoji/teacher --data build/cache -o build/kd
       --steps 2000 --batch 16 --accumulation 1 --mixed-precision no --prompt "fluent emoji of red apple"
     """
-    changes = _changes(locals())
-    job = _job(
-        "kd", recipe or "bk-sdm-0.22m", student, teacher, out, changes, prompt, grid_every, workers, download, as_json
-    )
+    job = _job("kd", "bk-sdm-0.22m", locals())
     from edgefusion.distill.teach import kd as run
 
     _tell(run(job, data, taps), as_json)
@@ -129,20 +120,7 @@ def lcm(
       edgefusion distill lcm --student build/kd/student --teacher zoo:emoji/teacher --data build/cache
       --recipe lcm-lora --mixed-precision no -o build/lora
     """
-    changes = _changes(locals())
-    job = _job(
-        "lcm",
-        recipe or "edgefusion-phase2",
-        student,
-        teacher,
-        out,
-        changes,
-        prompt,
-        grid_every,
-        workers,
-        download,
-        as_json,
-    )
+    job = _job("lcm", "edgefusion-phase2", locals())
     from edgefusion.distill.teach import lcm as run
 
     _tell(run(job, data), as_json)
@@ -176,8 +154,7 @@ def decoder(
 
       edgefusion distill decoder --student zoo:emoji --data build/cache -o build/decoder --steps 5000
     """
-    changes = _changes(locals())
-    job = _job("decoder", recipe or "tiny-decoder", student, None, out, changes, None, 500, workers, download, as_json)
+    job = _job("decoder", "tiny-decoder", locals())
     from edgefusion.distill.shrink import decoder as run
 
     _tell(run(job, data, None if perceptual == "none" else perceptual), as_json)
@@ -215,20 +192,7 @@ def dreambooth(
       edgefusion distill dreambooth --student build/kd/student --pictures my-dog/ --instance-prompt "a photo of sks dog"
       --class-prompt "a photo of a dog" -o build/my-dog --recipe dreambooth-lora
     """
-    changes = _changes(locals())
-    job = _job(
-        "dreambooth",
-        recipe or "dreambooth",
-        student,
-        None,
-        out,
-        changes,
-        prompt,
-        grid_every,
-        workers,
-        download,
-        as_json,
-    )
+    job = _job("dreambooth", "dreambooth", locals())
     from edgefusion.distill.personalise import dreambooth as run
 
     _tell(run(job, pictures, instance_prompt, class_prompt, flip=flip), as_json)
@@ -278,30 +242,25 @@ def _changes(given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in CHANGES if given.get(name) is not None}
 
 
-def _job(
-    kind: Kind,
-    recipe: str,
-    student: str,
-    teachers: list[str] | None,
-    out: Path,
-    changes: dict[str, Any],
-    prompts: list[str] | None,
-    grid_every: int,
-    workers: int,
-    download: bool,
-    silent: bool,
-) -> Job:
-    """The call, with the recipe read and the command line's changes in it, before torch is imported."""
+def _job(kind: Kind, usual: str, given: dict[str, Any]) -> Job:
+    """The call, with the recipe read and the command line's changes in it, before torch is imported.
+
+    Args:
+        usual: the recipe where none is named.
+        given: the verb's parameters by name; not every verb has a teacher, prompts and grids.
+    """
     from edgefusion.distill.recipe import load_recipe
 
-    read = load_recipe(recipe, kind)
+    changes, read = _changes(given), load_recipe(given["recipe"] or usual, kind)
     from edgefusion.models.checkpoint import require_torch
 
     require_torch()
     from edgefusion.distill.job import Job, with_changes
 
-    changed = with_changes(read, teachers or [], changes)
-    return Job(changed, student, out, download, workers, not silent, tuple(prompts or ()), grid_every)
+    recipe = with_changes(read, given.get("teacher") or [], changes)
+    prompts, grid_every = tuple(given.get("prompt") or ()), given.get("grid_every", 500)
+    show = not given["as_json"]
+    return Job(recipe, given["student"], given["out"], given["download"], given["workers"], show, prompts, grid_every)
 
 
 def _tell(record: dict[str, Any] | None, as_json: bool) -> None:
