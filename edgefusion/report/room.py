@@ -22,6 +22,8 @@ MADE_BY = Path(__file__).parent / "made_by.toml"
 NOT_TOLD = "not told"
 NONE_YET = "No record yet: `{}`.\n"
 SHOWN = ("convolution", "linear", "attention", "data movement")
+LETTERS = {"made": 10, "date": 10, "commit": 12}
+"""Of each that are shown: a day is told without its hour."""
 Row = tuple[str, str, str, str]
 
 
@@ -81,7 +83,7 @@ def _machine(data: dict[str, Any]) -> str:
 
 
 def _made(data: dict[str, Any]) -> str:
-    return ", ".join(str(data[key])[:12] for key in ("made", "date", "commit") if key in data) or "–"
+    return ", ".join(str(data[key])[:length] for key, length in LETTERS.items() if key in data) or "–"
 
 
 def profiles_table(profiles: Path) -> str:
