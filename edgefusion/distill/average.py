@@ -18,8 +18,8 @@ class Average:
     average, and takes no memory.
     """
 
-    def __init__(self, parameters: list[torch.nn.Parameter], decay: float, updates: int = 0) -> None:
-        self.parameters, self.decay, self.updates = parameters, decay, updates
+    def __init__(self, parameters: list[torch.nn.Parameter], decay: float) -> None:
+        self.parameters, self.decay, self.updates = parameters, decay, 0
         self.shadow = [p.detach().clone() for p in parameters] if decay else []
 
     def decay_now(self) -> float:

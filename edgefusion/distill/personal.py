@@ -26,16 +26,13 @@ KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 ENCODED_AT_ONCE, DRAWN_AT_ONCE = 4, 8
 
 
-def instance_source(
-    parts: Parts, folder: Path, prompt: str, *, side: int | None = None, flip: bool = False
-) -> InMemory:
+def instance_source(parts: Parts, folder: Path, prompt: str, *, flip: bool = False) -> InMemory:
     """The pictures of a folder, encoded, all with the caption `prompt`: a source for the training loop.
 
     Args:
-        parts: with vae, text_encoders and tokenizers (and unet, where `side` is not given).
+        parts: unet, vae, text_encoders and tokenizers; pictures are cut to their centre square, of the U-Net's size.
         folder: of jpg, png, webp or bmp files; its sub-folders are not read.
         prompt: the instance prompt, with a rare word for the new concept ("a photo of sks dog").
-        side: of the square in pixels; the U-Net's own size without it. Pictures are cut to their centre square.
         flip: every picture also mirrored.
 
     Raises:
@@ -44,7 +41,7 @@ def instance_source(
     import numpy as np
     import torch
 
-    side = side or int(parts.unet.config.sample_size) * 8
+    side = int(parts.unet.config.sample_size) * 8
     opened = [_opened(path) for path in _paths(folder)]
     cut = [_centre(picture, side) for picture in opened]
     sizes = [picture.size for picture in opened]
@@ -94,7 +91,6 @@ def class_prior(
     count: int = 100,
     guidance_scale: float = 7.5,
     steps: int = 50,
-    side: int | None = None,
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Prior:
@@ -105,7 +101,6 @@ def class_prior(
     Args:
         parts: unet (on the device to draw on), text_encoders, tokenizers; a multi-step checkpoint.
         prompt: the class prompt ("a photo of a dog").
-        side: of the square in pixels; the U-Net's own size without it.
         on_progress: called with the number of pictures done.
 
     Raises:
@@ -115,7 +110,7 @@ def class_prior(
 
     unet = parts.unet
     refuse_few_step(unet)
-    size = side // 8 if side else int(unet.config.sample_size)
+    size = int(unet.config.sample_size)
     c = Consistency(Process.from_config(parts.scheduler_config), steps)
     said, empty = _said(parts, prompt, 1), _said(parts, "", 1)
     time_ids = torch.tensor([_time_ids((size * 8, size * 8), size * 8)], dtype=torch.float32)

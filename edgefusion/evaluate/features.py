@@ -19,9 +19,10 @@ from edgefusion.spec.errors import UserError
 
 BACKBONE = "efficientnet-lite0"
 SIZE, WIDTH = 224, 1280
+AT_ONCE = 16  # pictures
 
 
-def features(pictures: Iterable[np.ndarray], *, batch: int = 16) -> np.ndarray:
+def features(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """uint8 pictures [N, S, S, 3], or any of them one by one → float32 features [N, 1280].
 
     Each is squashed to 224×224 (bicubic); the features are pooled from the last convolution.
@@ -29,7 +30,7 @@ def features(pictures: Iterable[np.ndarray], *, batch: int = 16) -> np.ndarray:
     found, waiting = [], []
     for picture in pictures:
         waiting.append(picture)
-        if len(waiting) == batch:
+        if len(waiting) == AT_ONCE:
             found.append(_of_batch(waiting))
             waiting = []
     if waiting:

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from edgefusion.evaluate.draw import STAGES, Artist, Sampling, fingerprint
-from edgefusion.evaluate.progress import counting
 from edgefusion.evaluate.prompts import Prompts
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.progress import counting
 from edgefusion.spec.strict import Strict
 
 SETTINGS, CHUNK = "settings.json", "edgefusion"

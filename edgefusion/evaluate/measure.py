@@ -15,9 +15,9 @@ from edgefusion.evaluate.frechet import NAME as FRECHET
 from edgefusion.evaluate.frechet import frechet
 from edgefusion.evaluate.paired import paired
 from edgefusion.evaluate.pictures import Pictures
-from edgefusion.evaluate.progress import counting
 from edgefusion.evaluate.retrieval import retrieval
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.progress import counting
 
 RANKS = (1, 5)
 

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgefusion.evaluate.draw import Sampling
-from edgefusion.evaluate.progress import counting
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.progress import counting
 
 CAPTIONS, RESIZED_PX, SEED = 30_000, 256, 1234
 STEPS, GUIDANCE_SCALE = 25, 7.5

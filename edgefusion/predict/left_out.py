@@ -10,6 +10,7 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.prediction import LeftOut
 
 FEWEST = 3  # records
+KEPT = 0.8  # of them: what the bar is said to hold
 
 
 def one_by_one(records: Sequence[Measured]) -> list[LeftOut]:
@@ -28,10 +29,10 @@ def median_error(rows: Sequence[LeftOut]) -> float:
     return statistics.median(abs(row.error) for row in rows)
 
 
-def bar(rows: Sequence[LeftOut], share: float = 0.8) -> tuple[float, float]:
-    """measured / predicted, lowest and highest, of the middle `share` of the rows; all of them where they are few."""
+def bar(rows: Sequence[LeftOut]) -> tuple[float, float]:
+    """measured / predicted, lowest and highest, of the middle four fifths of the rows; of all where they are few."""
     ratios = sorted(row.measured_ms / row.predicted_ms for row in rows)
-    cut = int(len(ratios) * (1 - share) / 2 + 1e-9)
+    cut = int(len(ratios) * (1 - KEPT) / 2 + 1e-9)
     return ratios[cut], ratios[len(ratios) - 1 - cut]
 
 

@@ -7,7 +7,7 @@ distribution calibrates badly.) Prompts go through the pipeline part by part, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,6 @@ def capture(
     *,
     keep: bool = True,
     pictures: bool = True,
-    seen: Callable[[PartName, int], None] | None = None,
 ) -> Captured:
     """Run prompts through a pipeline, all through one part before the next.
 
@@ -139,24 +138,17 @@ def capture(
         settings: of each, its seed and guidance.
         keep: keep the rows of the parts; without it only the pictures.
         pictures: run the decoder; without it only its inputs are known (a decoder can be dearer than all the rest).
-        seen: called with a part and the number of prompts that have gone through it.
     """
     made = Captured()
     plain = pipeline._parts
     if keep:
         pipeline._parts = _Recorder(plain, made, None if pictures else _nothing(pipeline))  # type: ignore[assignment]
-    tell = seen or (lambda *_: None)
-    texts, latents = [], []
     try:
-        for number, prompt in enumerate(prompts, 1):
-            texts.append(pipeline.encode(pipeline.tokenize(prompt)))
-            tell("text_encoder", number)
-        for number, (text, how) in enumerate(zip(texts, settings, strict=True), 1):
-            latents.append([step.latents for step in pipeline.steps(text, how)][-1])
-            tell("unet", number)
-        for number, x in enumerate(latents, 1):
-            made.pictures.append(pipeline.decode(x))
-            tell("decoder", number)
+        texts = [pipeline.encode(pipeline.tokenize(prompt)) for prompt in prompts]
+        latents = [
+            [step.latents for step in pipeline.steps(text, how)][-1] for text, how in zip(texts, settings, strict=True)
+        ]
+        made.pictures.extend(map(pipeline.decode, latents))
     finally:
         pipeline._parts = plain
     if not pictures:

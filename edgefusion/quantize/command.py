@@ -52,7 +52,7 @@ def sensitivity(
     require({"int8"}, "openvino")
     file = None if prompts is None else str(prompts.absolute())
     calibration = Calibration(prompts=file, count=count)
-    facts = study(bundle, part, calibration, rows=rows, blocks=blocks)  # type: ignore[arg-type]
+    facts = study(bundle, part, calibration, rows=rows, blocks=blocks, silent=as_json)  # type: ignore[arg-type]
     text = json.dumps(facts, indent=1)
     if out:
         from edgefusion.spec.atomic import write_whole

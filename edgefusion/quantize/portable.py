@@ -11,7 +11,6 @@ from edgefusion.quantize.engines import nncf_sdk, quiet
 from edgefusion.quantize.ir import Scheme
 from edgefusion.quantize.layers import WEIGHTED, kept_names
 from edgefusion.spec.bundle import Quantization
-from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import KeptHigh
 
 EIGHT_BIT = (2, 3)
@@ -62,16 +61,6 @@ def eight_bit(model: Any) -> int:
         return kinds.get(name) in EIGHT_BIT
 
     return sum(node.op_type in WEIGHTED and small(node.input[1]) for node in model.graph.node)
-
-
-def refuse_bfloat16(precision: str, activations: str | None, where: str) -> None:
-    """ONNX Runtime's CPU has no bfloat16; a graph that asks for it would run in something else, or not at all."""
-    if "bf16" in (precision, activations):
-        raise UserError(
-            "ONNX Runtime does not compute in bf16 on a CPU.",
-            where=where,
-            remedy='Set fp32 or fp16, or backend = "openvino".',
-        )
 
 
 def _flatten_scales(model: Any) -> None:

@@ -19,6 +19,7 @@ from edgefusion.backends.openvino import core
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.quantize.layers import WEIGHTED, operations
 from edgefusion.runtime.psnr import IDENTICAL_DB, psnr_db
+from edgefusion.spec.progress import counting
 
 CARRIERS = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Split", "VariadicSplit", "Concat", "StridedSlice")
 """Operations that only carry values: a quantiser before one of them belongs to the layer after it."""
@@ -62,7 +63,8 @@ def alone(
     made: Any,
     rows: Sequence[tuple[Arrays, Arrays]],
     groups: Mapping[str, Sequence[str]] | None = None,
-    seen: Callable[[int, int], None] | None = None,
+    *,
+    silent: bool = False,
 ) -> dict[str, float]:
     """PSNR of the part's output when only one layer, or one group of layers, is quantised, dB: the median of the rows.
 
@@ -71,14 +73,14 @@ def alone(
         made: the quantised one.
         rows: inputs of the part and what the float part gives.
         groups: name → modules quantised together; without it each layer is a group.
-        seen: called with the groups done and their number.
+        silent: say nothing of how far it is.
     """
     groups = groups or {module: (module,) for module in quantised_layers(made)}
     found = {}
-    for number, (name, modules) in enumerate(groups.items(), 1):
-        found[name] = nearness_db(only(plain, made, set(modules)), rows)
-        if seen:
-            seen(number, len(groups))
+    with counting("quantised alone", len(groups), silent=silent) as tell:
+        for name, modules in groups.items():
+            found[name] = nearness_db(only(plain, made, set(modules)), rows)
+            tell(len(found))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def study(
     *,
     rows: int,
     blocks: bool,
-    seen: Callable[[int, int], None] | None = None,
+    silent: bool = False,
 ) -> dict[str, Any]:
     """Sensitivities of a part.
 
@@ -37,7 +36,7 @@ def study(
         calibration: prompts, how many, seed.
         rows: calls of the part that are judged by, of prompts that did not calibrate.
         blocks: quantise whole blocks alone instead of layers: fewer runs.
-        seen: called with layers done and their number.
+        silent: say nothing of how far it is.
 
     Returns:
         {part, prompts, layers: {module: {sqnr_db, alone_db}}, blocks: {block: alone_db}, all_db, bos}; every `_db` is
@@ -48,16 +47,16 @@ def study(
     chosen = choose(calibration, max(2, rows), bundle.manifest.weights.source, folder)
     with Pipeline(bundle, low_memory=True, cache=False, verify=False) as pipeline:
         settings = calibrating_settings(pipeline, len(chosen.calibrating), calibration.seed)
-        seen_inputs = capture(pipeline, chosen.calibrating, settings, pictures=False).inputs(name)
+        calibrating = capture(pipeline, chosen.calibrating, settings, pictures=False).inputs(name)
         settings = judging_settings(pipeline, len(chosen.judging), calibration.seed)
         judged = capture(pipeline, chosen.judging, settings).rows[name][:rows]
     from edgefusion.backends import openvino
 
     plain = openvino.read(bundle.path(bundle.manifest.parts[name].file))
-    made, _ = ir.quantised(plain, ir.Scheme("int8"), seen_inputs, len(chosen.calibrating))
+    made, _ = ir.quantised(plain, ir.Scheme("int8"), calibrating, len(chosen.calibrating))
     sqnr = sensitivity.layer_sqnr(plain, made, [inputs for inputs, _ in judged])
     groups = grouped(sensitivity.quantised_layers(made)) if blocks else None
-    alone = sensitivity.alone(plain, made, judged, groups, seen)
+    alone = sensitivity.alone(plain, made, judged, groups, silent=silent)
     return {
         "part": name,
         "bundle_sha256": bundle.sha256,

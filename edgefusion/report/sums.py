@@ -75,11 +75,6 @@ def by_kind(profile: Profile) -> dict[Key, Runs]:
     return grouped(profile, lambda part, layer: (layer.kind,))
 
 
-def by_unit(profile: Profile) -> dict[Key, Runs]:
-    """By where it ran."""
-    return grouped(profile, lambda part, layer: (layer.unit,))
-
-
 def by_module(profile: Profile, depth: int) -> dict[Key, Runs]:
     """By part and module, as deep as `depth` levels; steps together."""
     return grouped(profile, lambda part, layer: place(part, layer)[: depth + 1])

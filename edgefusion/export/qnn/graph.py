@@ -19,10 +19,10 @@ def constant(value: ir.Value | None) -> NDArray[Any] | None:
     return np.asarray(value.const_value.numpy())
 
 
-def is_scalar(value: ir.Value | None, number: float, tolerance: float = 1e-6) -> bool:
+def is_scalar(value: ir.Value | None, number: float) -> bool:
     """Whether a value is a constant of one element near `number`."""
     array = constant(value)
-    return array is not None and array.size == 1 and abs(float(array.reshape(-1)[0]) - number) <= tolerance
+    return array is not None and array.size == 1 and abs(float(array.reshape(-1)[0]) - number) <= 1e-6
 
 
 def only_user(value: ir.Value, op: str | None = None) -> ir.Node | None:

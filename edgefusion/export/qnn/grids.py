@@ -42,14 +42,6 @@ class Grid:
         q = np.rint(x / (self.scale.reshape(shape) if self.axis is not None else self.scale))
         return np.asarray(np.clip(q + self.zero, limits.min, limits.max).astype(self.dtype))
 
-    def dequantised(self, q: NDArray[Any]) -> NDArray[np.float32]:
-        """x = scale·(q - zero)."""
-        shape = [1] * q.ndim
-        if self.axis is not None:
-            shape[self.axis] = -1
-        scale = self.scale.reshape(shape) if self.axis is not None else self.scale
-        return np.asarray((q.astype(np.float32) - self.zero) * scale, dtype=np.float32)
-
 
 def spanning(low: float, high: float, dtype: str) -> Grid:
     """The grid of an unsigned type from `low` to `high`; zero is always on it."""

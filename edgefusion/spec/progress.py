@@ -1,4 +1,4 @@
-"""How far a count of pictures is: a rich bar with the time left on a terminal, a line every half minute elsewhere."""
+"""How far a count (pictures, layers) is: a bar with the time left on a terminal, a line every half minute elsewhere."""
 
 from __future__ import annotations
 
