@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -36,7 +37,7 @@ class Steps:
         if self._bar:
             self._bar.stop()
         elif kind is None and not self.silent:
-            print(f"{self.label}: done in {time.monotonic() - self._began:.0f} s  {self._text}", flush=True)
+            print(f"{self.label}: done in {time.monotonic() - self._began:.0f} s  {self._text}", file=sys.stderr)
 
     def update(self, done: int, text: str = "") -> None:
         """`done` of `total`; `text` says what has come of it."""
@@ -49,4 +50,4 @@ class Steps:
         if not self.silent and now - self._said > LINE_EVERY_S:
             self._said = now
             left = (self.total - done) / max(1, done - self._start) * (now - self._began) / 60
-            print(f"{self.label}: {done / max(1, self.total):.0%}  {text}  {left:.1f} min left", flush=True)
+            print(f"{self.label}: {done / max(1, self.total):.0%}  {text}  {left:.1f} min left", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -48,4 +49,5 @@ class Report:
             self.said = time.monotonic()
             rate = (done - self.start) / max(1e-9, self.said - self.began)
             left = (self.steps - done) / rate / 60
-            print(f"{self.label}: {done}/{self.steps}  {text}  {rate:.2f} steps/s, {left:.1f} min left", flush=True)
+            speed = f"{rate:.2f} steps/s, {left:.1f} min left"
+            print(f"{self.label}: {done}/{self.steps}  {text}  {speed}", file=sys.stderr)
