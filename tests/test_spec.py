@@ -9,7 +9,7 @@ import pytest
 from edgefusion.spec import rooms, schema
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.device import Device, Fact
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 from edgefusion.spec.strict import validate
 from edgefusion.spec.toml_file import device_text, read_toml
 
@@ -132,3 +132,14 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
         write_whole(path, b"after")
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("  no such layer.\nCheck failed at a.cpp:3"), "no such layer"),
+        (NotImplementedError(), "NotImplementedError"),  # torch raises it without a word
+    ],
+)
+def test_the_first_line_of_what_a_library_says(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -16,7 +16,7 @@ from edgefusion.backends._onnx_graph import read_graph
 from edgefusion.backends._onnxruntime_trace import Origins, calls_of
 from edgefusion.backends._signature import Signature, agree
 from edgefusion.spec.bundle import Part
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -224,9 +224,3 @@ def _provider(ort: Any, wanted: str) -> str:
 def signature_of(nodes: Any) -> dict[str, Signature]:
     """Name → (type, shape) of a session's inputs or outputs."""
     return {node.name: (DTYPES.get(node.type, node.type), tuple(node.shape)) for node in nodes}
-
-
-def first_line(error: Exception) -> str:
-    """Of what an exception says, without its full stop."""
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")

@@ -24,9 +24,9 @@ from edgefusion.backends._cache import Cache
 from edgefusion.backends._layer import Call, Layer, Source, Timed, over_runs
 from edgefusion.backends._qnn_session import Soc, device_of, refused_nodes, sdk, sdk_version, session_options, unheard
 from edgefusion.backends._signature import agree
-from edgefusion.backends.onnxruntime import Engine, first_line, signature_of
+from edgefusion.backends.onnxruntime import Engine, signature_of
 from edgefusion.spec.bundle import Part
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 FILE = "model_ctx.onnx"
 FACTS = "context.json"

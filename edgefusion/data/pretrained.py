@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefusion.models.checkpoint import no_bars, quiet_libraries, require_torch
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 ONLY_HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 WANTED = ["*.json", "*.txt", "*.safetensors", "*.model", "*.jinja"]
@@ -31,9 +31,9 @@ def load_pretrained(auto: Any, model_id: str, *, download: bool, device: str) ->
             model = auto.from_pretrained(folder, use_safetensors=True, **ONLY_HERE)
             processor = _processor(folder)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
-            f"no model and processor for {auto.__name__} can be loaded: {reason}",
+            f"no model and processor for {auto.__name__} can be loaded: {reason}.",
             where=model_id,
             remedy="Give a transformers model of that kind, in safetensors.",
         ) from error

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from edgefusion.models.lora import require_peft
 from edgefusion.spec.atomic import write_whole
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 from edgefusion.spec.strict import Strict
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def load_lora(unet: UNet2DConditionModel, path: Path) -> UNet2DConditionModel:
         state, alphas, meta = StableDiffusionPipeline.lora_state_dict(str(path), return_lora_metadata=True)
         StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, metadata=meta, adapter_name="default")
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"holds no LoRA for this U-Net: {reason}.", where=str(path), remedy="Take the U-Net it was trained on."
         ) from error

@@ -15,7 +15,7 @@ from edgefusion.export.graphs import Graph, example, weightless_graph
 from edgefusion.export.legal import tiling
 from edgefusion.export.plan import Plan
 from edgefusion.spec.bundle import PartName
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 MIB = 2**20
 BYTES_PER_PARAMETER = 4
@@ -104,9 +104,8 @@ def _size(plan: Plan, name: PartName) -> Size:
         with torch.no_grad(), LiveBytes([*graph.parameters(), *graph.buffers(), *inputs]) as live:
             graph(*inputs)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"its configuration does not run at {plan.width}×{plan.height} px: {reason}.",
+            f"its configuration does not run at {plan.width}×{plan.height} px: {first_line(error)}.",
             where=f"{plan.layout.folder}: {name}",
             remedy="Mend config.json, or the image size in the recipe.",
         ) from error

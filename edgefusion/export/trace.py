@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgefusion.export.graphs import Graph, example
 from edgefusion.export.tensors import Signature
 from edgefusion.models.checkpoint import quiet_libraries
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -60,7 +60,7 @@ def trace(graph: Graph, signature: Signature, opset: int, path: Path, *, verbose
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise UserError(
-                f"torch {torch.__version__} cannot trace it: {str(error).strip().splitlines()[0]}.",
+                f"torch {torch.__version__} cannot trace it: {first_line(error)}.",
                 where=path.parent.name,
                 remedy="Run again with --verbose to see what torch says.",
                 exit_code=3,

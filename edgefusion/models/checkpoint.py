@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgefusion.models.layout import Config, Layout, read_layout
 from edgefusion.models.locate import locate
 from edgefusion.models.weights import FLOATS, TensorHeader, read_header
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -122,8 +122,7 @@ def build_module(config: Config, where: Path, *, empty: bool = False) -> torch.n
             module: torch.nn.Module = make(config).eval()
         return module if fillable or not empty else _with_positions(module)
     except (ValueError, TypeError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"no {part} can be built from it: {reason}.", where=str(where)) from error
+        raise UserError(f"no {part} can be built from it: {first_line(error)}.", where=str(where)) from error
 
 
 def require_installed() -> None:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 ZOO = Path(__file__).resolve().parents[1] / "zoo"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -99,9 +99,8 @@ def _on_hub(source: str, download: bool) -> Located:
             exit_code=4,
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"could not be fetched: {first_line}",
+            f"could not be fetched: {first_line(error)}.",
             where=source,
             remedy="Check the id and your access to it.",
             exit_code=4,

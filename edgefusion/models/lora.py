@@ -16,7 +16,7 @@ from edgefusion.models.checkpoint import build_part, no_bars, quiet_libraries
 from edgefusion.models.family import NAMES
 from edgefusion.models.layout import Layout
 from edgefusion.models.weights import read_header, weight_files
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 from edgefusion.spec.opened import sha256_of
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class _Read:
                     str(lora.path), unet_config=unet, return_lora_metadata=True, use_safetensors=True
                 )
         except Exception as error:  # diffusers and safetensors raise what they like
-            raise self._none(_first_line(error)) from error
+            raise self._none(first_line(error)) from error
         odd = [key for key in self.state if "lora" not in key]
         if odd or not self.state:
             raise self._none(f"{odd[0]} is no part of one" if odd else "it is empty")
@@ -143,7 +143,7 @@ class _Read:
                 try:
                     state = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
                 except ValueError as error:
-                    raise self._none(_first_line(error)) from error
+                    raise self._none(first_line(error)) from error
             rows = found.setdefault(part, {})
             for key, value in state.items():
                 module, mark, kind = key.rpartition(".lora_")
@@ -229,7 +229,3 @@ def _in_folder(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     return weight_files(folder, STEM)[0]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -13,7 +13,7 @@ from edgefusion.models.layout import Config, read_json, readme_license
 from edgefusion.models.locate import Located, locate
 from edgefusion.models.single_file import SingleFile, single_file
 from edgefusion.models.weights import weight_files
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 REMEDY = "A checkpoint is a diffusers folder (unet/, vae/, text_encoder/, tokenizer/, scheduler/), complete."
 
@@ -82,7 +82,7 @@ class PartFolders:
             with quiet_libraries():
                 return CLIPTokenizer.from_pretrained(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UserError(
                 f"no tokenizer can be read here: {reason}.", where=str(folder), remedy="Copy the checkpoint again."
             ) from error

@@ -20,3 +20,8 @@ class UserError(Exception):
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         return f"{place}{self.what}" + (f" {self.remedy}" if self.remedy else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's exception says, without its full stop; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -21,7 +21,7 @@ import torch
 
 from edgefusion.export.executorch.constants import distinct_operands, numbers_as_constants
 from edgefusion.export.executorch.delegated import Delegated, delegated
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.errors import UserError, first_line
 
 FILE, DELEGATION = "model.pte", "delegation.json"
 Inputs = tuple[torch.Tensor, ...]
@@ -106,7 +106,7 @@ def finished(edge: Any) -> tuple[Any, Delegated]:
             raise
         left = "; ".join(sorted({f"{row.operator} in {row.module or 'the part itself'}" for row in found.outside}))
         raise UserError(
-            f"ExecuTorch has no kernel for an operator that its delegate left: {str(error).strip().splitlines()[0]} "
+            f"ExecuTorch has no kernel for an operator that its delegate left: {first_line(error)}. "
             f"What was left: {left}.",
             remedy="Write the module in other operations (edgefusion/export/legal), or take another engine.",
             exit_code=3,
