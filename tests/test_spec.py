@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgefusion.spec import rooms, schema
-from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.atomic import make_folder, write_whole
 from edgefusion.spec.device import Device, Fact
 from edgefusion.spec.errors import UserError, first_line
 from edgefusion.spec.strict import validate
@@ -143,3 +143,12 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
 )
 def test_the_first_line_of_what_a_library_says(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_a_folder_that_cannot_be_made_says_which_option_names_another(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a/b", "--out")
+    make_folder(tmp_path / "a/b", "--out")
+    assert (tmp_path / "a/b").is_dir()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="file/b: cannot be made: .*directory. Choose another --out"):
+        make_folder(tmp_path / "file/b", "--out")

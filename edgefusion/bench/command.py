@@ -11,7 +11,7 @@ import typer
 from edgefusion.bench.measure import Plan, measure
 from edgefusion.bench.table import table, verdict
 from edgefusion.runtime.options import Backend, BundleFolder, ComputeIn, LowMemory, Provider, Steps, Threads
-from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.atomic import make_folder, write_whole
 from edgefusion.spec.benchmark import Benchmark
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.records import record_text
@@ -92,5 +92,5 @@ def main(
 def _default(record: Benchmark) -> Path:
     """profiles/DEVICE/BUNDLE.ENGINE.bench.json, its folder made."""
     path = PROFILES / Path(record.machine.device).stem / f"{record.subject.name}.{record.engine.name}.bench.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "--out")
     return path

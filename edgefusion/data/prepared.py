@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgefusion.data.source import PREPARED_FILE
-from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.atomic import make_folder, write_whole
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.json_object import json_object
 from edgefusion.spec.strict import Strict, validate
@@ -35,10 +35,7 @@ def begin(out: Path, record: PreparedRecord) -> None:
     if out.is_dir() and any(out.iterdir()):
         _refuse_another(out, record)
     else:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot be made: {error.strerror}.", where=str(out), remedy="Choose another.") from error
+        make_folder(out, "--out")
     write(out, record)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgefusion.evaluate.draw import STAGES, Artist, Sampling, fingerprint
 from edgefusion.evaluate.prompts import Prompts
-from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.atomic import make_folder, write_whole
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.progress import counting
 from edgefusion.spec.strict import Strict
@@ -102,12 +102,7 @@ def begin(folder: Path, settings: Settings) -> None:
                 remedy="Choose another --out, or remove the folder.",
             )
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot be made: {error.strerror or error}.", where=str(folder), remedy="Choose another --out."
-        ) from error
+    make_folder(folder, "--out")
     if any(folder.iterdir()):
         raise UserError("is not empty and no run of ours.", where=str(folder), remedy="Choose another --out.")
     write_whole(path, (settings.model_dump_json(indent=1) + "\n").encode("utf-8"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import edgefusion
 from edgefusion.evaluate.measure import Figures
-from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.atomic import make_folder, write_whole
 from edgefusion.spec.packages import installed
 from edgefusion.spec.this_machine import processor
 
@@ -37,7 +37,7 @@ def record_of(verb: str, figures: Figures, **facts: Any) -> Record:
 
 def write_record(record: Record, path: Path) -> None:
     """The record as JSON at `path`; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, "--record")
     write_whole(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
 

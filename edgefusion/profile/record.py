@@ -9,9 +9,8 @@ from pathlib import Path
 from edgefusion.boards import head
 from edgefusion.profile.measure import Engines, Found
 from edgefusion.spec import rooms
-from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.atomic import make_folder, write_whole
 from edgefusion.spec.device import Device
-from edgefusion.spec.errors import UserError
 from edgefusion.spec.measured import Engine, Machine
 from edgefusion.spec.opened import Bundle
 from edgefusion.spec.profile import Profile
@@ -81,12 +80,7 @@ def write(profile: Profile, path: Path) -> None:
     Raises:
         UserError: its folder cannot be made or written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot be made: {error.strerror}.", where=str(path.parent), remedy="Choose another --out."
-        ) from error
+    make_folder(path.parent, "--out")
     write_whole(path, record_text(profile).encode())
 
 

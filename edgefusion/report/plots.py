@@ -13,7 +13,7 @@ from edgefusion.report.drawing import COLOURS, LEFT, PALETTE, REST
 from edgefusion.report.given import Given
 from edgefusion.report.kinds import CLASSES
 from edgefusion.report.tree import Node, tree
-from edgefusion.spec.atomic import write_whole
+from edgefusion.spec.atomic import make_folder, write_whole
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.profile import Profile
 
@@ -30,10 +30,7 @@ def plots(given: Sequence[Given], folder: Path) -> list[Path]:
         UserError: matplotlib is not installed (exit code 4), or the folder cannot be written.
     """
     figure = _figure()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot be made: {error.strerror}.", where=str(folder), remedy="Give another one.") from error
+    make_folder(folder, "--plots")
     drawn = [(f"by-{stack.title.split()[1]}", _stacked(figure, stack)) for stack in bars.stacks(given)]
     if runs.benches(given):
         drawn.append(("runs", _runs(figure, given)))

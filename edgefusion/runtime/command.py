@@ -27,7 +27,7 @@ from edgefusion.runtime.options import (
     Threads,
 )
 from edgefusion.runtime.pipeline import Pipeline, Settings
-from edgefusion.spec.errors import UserError
+from edgefusion.spec.atomic import make_folder
 
 
 class Clock:
@@ -96,7 +96,7 @@ def main(
     image.check_destination(out)
     if preview_dir is not None:
         for number in range(count):
-            _make_folder(_numbered(preview_dir, number))
+            make_folder(_numbered(preview_dir, number), "--preview-dir")
     clock = Clock()
     with clock.stage("verify"):
         whole = opened(bundle, verify=verify, cache=cache or not no_cache)
@@ -142,15 +142,6 @@ def draw(
         pixels = pipeline.decode(step.latents)
     with clock.stage("save"):
         image.save(pipeline.picture(pixels, prompt, settings), out)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot be made: {error.strerror}.", where=str(folder), remedy="Choose another --preview-dir."
-        ) from error
 
 
 @overload

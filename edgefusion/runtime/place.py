@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from edgefusion.spec.atomic import make_folder
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.user_folder import user_cache
 
@@ -20,12 +21,7 @@ def cache_folder(wanted: bool | Path | str) -> Path | None:
     if wanted is True:
         return user_cache() / "edgefusion" / "compiled"
     folder = Path(wanted)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot be made: {error.strerror}.", where=str(folder), remedy="Choose another --cache."
-        ) from error
+    make_folder(folder, "--cache")
     if not os.access(folder, os.W_OK):
         raise UserError("cannot be written to.", where=str(folder), remedy="Choose another --cache, or --no-cache.")
     return folder

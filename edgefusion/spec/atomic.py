@@ -1,4 +1,4 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Writing a file so that it is there whole or not at all; making the folder it goes into."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder and those it lies in, where they are not there.
+
+    Args:
+        option: with which a person may name another one, for the error.
+
+    Raises:
+        UserError: it cannot be made, or a file is in its place.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"cannot be made: {reason}.", where=str(folder), remedy=f"Choose another {option}.") from error
 
 
 def _umask() -> int:
