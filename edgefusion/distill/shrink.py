@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgefusion.distill.batches import Sample
 from edgefusion.distill.decoder import DecoderDistillation, TinyPlan, card_of, fidelity_db, save_tiny
 from edgefusion.distill.job import Job, Scaled, about_data, open_cache
 from edgefusion.models.training import save_checkpoint
@@ -39,7 +38,7 @@ def decoder(job: Job, data: Path, perceptual: str | None) -> dict[str, object] |
     distance = _named(perceptual) if perceptual and plan.perceptual else None
     objective = DecoderDistillation(student.vae, plan, distance, seed=recipe.optimisation.seed)
     about: dict[str, object] = {"teacher": student.source, "losses": repr(plan), **about_data(source)}
-    resumed = job.train(objective, First(source, len(source) - held), about)
+    resumed = job.train(objective, First(source.cache, source.scaling_factor, len(source) - held), about)
     if not job.main:
         return None
     tiny, vae = objective.tiny, student.vae
@@ -52,27 +51,13 @@ def decoder(job: Job, data: Path, perceptual: str | None) -> dict[str, object] |
 
 
 @dataclass(frozen=True)
-class First:
-    """The first `count` samples of a source."""
+class First(Scaled):
+    """The first `count` samples of a cache."""
 
-    source: Scaled
-    count: int
-
-    @property
-    def scaling_factor(self) -> float:
-        """The whole's."""
-        return self.source.scaling_factor
-
-    @property
-    def null(self) -> Sample:
-        """The whole's."""
-        return self.source.null
+    count: int = 0
 
     def __len__(self) -> int:
         return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.source[index]
 
 
 def _latents(source: Scaled, count: int) -> torch.Tensor:
