@@ -12,6 +12,7 @@ from edgefusion.distill.job import Job, about_data, named, open_cache
 from edgefusion.distill.lcm import LCM, LCMPlan
 from edgefusion.distill.loop import OnStep
 from edgefusion.distill.lora import LCMLoRA, fuse, save_lora
+from edgefusion.distill.recipe import DistillRecipe
 from edgefusion.models.card import GuidanceRange, StudentCard, read_card
 from edgefusion.models.guidance import with_guidance_embedding
 from edgefusion.models.layout import Config
@@ -72,29 +73,13 @@ def lcm(job: Job, data: Path) -> dict[str, object] | None:
         raise UserError("consistency distillation has one teacher.", where="--teacher", remedy="Give one.")
     student, teacher = job.parts(job.student, "unet"), job.parts(recipe.teachers[0].source, "unet")
     source = open_cache(data, student, "the student")
-    process, theirs = (Process.from_config(parts.scheduler_config) for parts in (student, teacher))
-    unet: UNet2DConditionModel
-    objective: LCM | LCMLoRA
-    if recipe.lora is not None:
-        unet, seed = student.unet, recipe.optimisation.seed
-        objective = LCMLoRA(unet, teacher.unet, process, plan, recipe.lora, teacher_process=theirs, seed=seed)
-    else:
-        unet = with_guidance_embedding(student.unet, plan.embedding_dim).requires_grad_(True)
-        objective = LCM(unet, teacher.unet, process, plan, teacher_process=theirs)
-    resumed = job.train(
-        objective,
-        source,
-        {
-            "teacher": teacher.source,
-            "student": student.source,
-            "losses": repr((plan, recipe.lora)),
-            **about_data(source),
-        },
-        on_step=_grids(job, student, unet, few=True),
-    )
+    objective = _few_step_objective(recipe, plan, student, teacher)
+    unet: UNet2DConditionModel = objective.student
+    facts: dict[str, object] = {"teacher": teacher.source, **about_data(source)}
+    about = {**facts, "student": student.source, "losses": repr((plan, recipe.lora))}
+    resumed = job.train(objective, source, about, on_step=_grids(job, student, unet, few=True))
     if not job.main:
         return None
-    facts: dict[str, object] = {"teacher": teacher.source, **about_data(source)}
     if recipe.lora is not None:
         facts["lora"] = save_lora(unet, job.out / "lora").name
         unet = fuse(unet)
@@ -108,6 +93,16 @@ def lcm(job: Job, data: Path) -> dict[str, object] | None:
         download=job.download,
     )
     return job.record(resumed, facts)
+
+
+def _few_step_objective(recipe: DistillRecipe, plan: LCMPlan, student: Parts, teacher: Parts) -> LCM | LCMLoRA:
+    """On all weights of the student, or on adapters put into it."""
+    process, theirs = (Process.from_config(parts.scheduler_config) for parts in (student, teacher))
+    if recipe.lora is not None:
+        seed = recipe.optimisation.seed
+        return LCMLoRA(student.unet, teacher.unet, process, plan, recipe.lora, teacher_process=theirs, seed=seed)
+    unet = with_guidance_embedding(student.unet, plan.embedding_dim).requires_grad_(True)
+    return LCM(unet, teacher.unet, process, plan, teacher_process=theirs)
 
 
 def _folder(job: Job, number: int, several: bool) -> Path:
