@@ -271,7 +271,7 @@ teacher = "zoo:emoji/teacher"
         ('"bk-base"\nteacher = "zoo', '"edge"\nteacher = "zoo', r"stage other teacher: .*is kept, and was removed"),
         ('"other teacher"', '"first"', "two stages are called first"),
         ('"edge"', '"egde"', "Did you mean edge"),
-        ("schema_version = 1", "schema_version = 9", "schema_version: Input should be 1"),
+        ("schema_version = 1", "schema_version = 9", "has schema_version 9; this edgefusion reads 1"),
         ('teacher = "someone/else"', "", r"stages\.1\.teacher: Field required"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_file_of_ones_own_says_which_teacher_index_each_inherits_from(tmp_path
 @pytest.mark.parametrize(
     ("was", "becomes", "says"),
     [
-        ("schema_version = 1", "schema_version = 2", "schema_version: Input should be 1"),
+        ("schema_version = 1", "schema_version = 2", "has schema_version 2; this edgefusion reads 1"),
         ("schema_version = 1", "schema_version = 1\nlayers = 1", "layers: Extra inputs"),
         ('families = ["sd1"]', 'families = ["sd3"]', r"families\.0: Input should be 'sd1', 'sd2' or 'sdxl'"),
         ("resnets = [0, 2]\nattentions", "resnets = [2]\nattentions", r"up\.1: .*one attention for each resnet"),

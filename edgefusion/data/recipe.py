@@ -9,11 +9,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.strict import Strict, refuse_newer, validate
+from edgefusion.spec.strict import Strict, validate
 from edgefusion.spec.toml_file import read_toml
 
 FOLDER = Path(__file__).parent / "recipes"
-SCHEMA = 1
 Scheduler = Literal["DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"]
 
 
@@ -142,7 +141,6 @@ def load_recipe(name: str, changes: dict[str, dict[str, Any] | Any] | None = Non
     """
     path = recipe_path(name)
     data = read_toml(path)
-    refuse_newer(data, SCHEMA, path, " or write the recipe anew")
     for key, change in (changes or {}).items():
         if isinstance(change, dict):
             data[key] = {**data.get(key, {}), **{k: v for k, v in change.items() if v is not None}}

@@ -15,11 +15,10 @@ from edgefusion.distill.feature import KDPlan
 from edgefusion.distill.lcm import LCMPlan
 from edgefusion.distill.schedule import Optimisation
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.strict import Strict, refuse_newer, validate
+from edgefusion.spec.strict import Strict, validate
 from edgefusion.spec.toml_file import read_toml
 
 FOLDER = Path(__file__).parent / "recipes"
-SCHEMA_VERSION = 1
 Kind = Literal["kd", "lcm", "decoder", "dreambooth"]
 
 
@@ -86,7 +85,6 @@ def load_recipe(name: str, kind: Kind | None = None) -> DistillRecipe:
         hint = f"Did you mean {near[0]}? " if near else ""
         raise UserError(f"no recipe {name!r}.", remedy=f"{hint}Known: {', '.join(names())}, or the path of a .toml.")
     data = read_toml(path)
-    refuse_newer(data, SCHEMA_VERSION, path)
     recipe = validate(DistillRecipe, data, path)
     if kind is not None and recipe.kind != kind:
         raise UserError(

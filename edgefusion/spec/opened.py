@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefusion.spec.bundle import SCHEMA_VERSION, File, Manifest
+from edgefusion.spec.bundle import File, Manifest
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.json_object import json_object
-from edgefusion.spec.strict import refuse_newer, validate
+from edgefusion.spec.strict import validate
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST_BYTES = 64 * 2**20
@@ -67,7 +67,6 @@ def read_manifest(folder: Path | str) -> Bundle:
     path = _inside(folder, MANIFEST)
     content = _content(path)
     data = json_object(content, path, COPY_AGAIN)
-    refuse_newer(data, SCHEMA_VERSION, path, " or export the bundle with this one")
     return Bundle(folder, validate(Manifest, data, path), hashlib.sha256(content).hexdigest())
 
 

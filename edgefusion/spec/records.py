@@ -13,7 +13,6 @@ from edgefusion.spec.measured import Measured
 from edgefusion.spec.profile import Profile
 from edgefusion.spec.strict import refuse_newer, validate
 
-SCHEMA_VERSION = 1
 LARGEST_BYTES = 256 * 2**20
 KINDS: dict[str, type[Profile] | type[Benchmark]] = {"profile": Profile, "bench": Benchmark}
 ROW = 120
@@ -33,7 +32,7 @@ def read_record(path: Path | str) -> Profile | Benchmark:
     if not isinstance(kind, str) or kind not in KINDS:
         said = f"its kind is {kind!r}" if "kind" in data else "it says no kind"
         raise UserError(f"is no record of {VERBS}: {said}.", where=str(path), remedy=f"Give a file that {VERBS} wrote.")
-    refuse_newer(data, SCHEMA_VERSION, path, " or measure again with this one")
+    refuse_newer(KINDS[kind], data, path)
     _require_layers(data, path)
     return validate(KINDS[kind], data, path)
 

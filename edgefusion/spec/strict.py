@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +21,7 @@ M = TypeVar("M", bound=Strict)
 
 def validate(model: type[M], data: object, where: Path | str) -> M:
     """`data` (as read from TOML or JSON) as a `model`; a UserError naming every wrong key of `where` otherwise."""
+    refuse_newer(model, data, where)
     try:
         return model.model_validate(data, strict=False)
     except ValidationError as error:
@@ -34,12 +35,13 @@ def validate(model: type[M], data: object, where: Path | str) -> M:
         ) from error
 
 
-def refuse_newer(data: dict[str, Any], known: int, where: Path | str, otherwise: str = "") -> None:
-    """A UserError where `data` is of a later schema_version than `known`; `otherwise`: a remedy besides updating."""
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > known:
+def refuse_newer(model: type[Strict], data: object, where: Path | str) -> None:
+    """A UserError where `data` is of a later schema_version than any that `model` knows: its keys say nothing then."""
+    field = model.model_fields.get("schema_version")
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if field is not None and isinstance(version, int) and version > (known := max(get_args(field.annotation))):
         raise UserError(
             f"has schema_version {version}; this edgefusion reads {known}.",
             where=str(where),
-            remedy=f"Update edgefusion (pip install -U edgefusion){otherwise}.",
+            remedy="Update edgefusion (pip install -U edgefusion), or make it again with this one.",
         )
