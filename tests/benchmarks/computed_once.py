@@ -12,14 +12,13 @@ UNET.onnx is what `tests/benchmarks/tiling.py --measure unet --work DIR` leaves 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from decoder import machine
+from record import keep, machine
 from tiling import part_and_feeds
 
 SHARES = {
@@ -84,10 +83,7 @@ def main() -> None:
         found = {name: milliseconds(options.model, name, options.runs, options.threads) for name in engines}
         facts = {"machine": machine(), "threads": options.threads, "runs": options.runs}
         record |= {**facts, "tools": {tool: version(tool) for tool in ("torch", "openvino")}, "milliseconds": found}
-    text = json.dumps(record, indent=1) + "\n"
-    print(text)
-    if options.record:
-        options.record.write_text(text, "utf-8")
+    keep(record, options.record)
 
 
 if __name__ == "__main__":

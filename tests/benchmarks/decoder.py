@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from record import keep, machine
 
 KL_PARAMETERS, TINY_PARAMETERS = 49_490_199, 1_222_531  # Stable Diffusion's decoder with post_quant_conv; TAESD's
 
@@ -100,13 +101,6 @@ def process(words: list[str]) -> tuple[list[float], float]:
     return json.loads(output.splitlines()[-1]), usage.ru_maxrss / 1024
 
 
-def machine() -> str:
-    """The processor's name, the cores, the system."""
-    from edgefusion.spec.this_machine import processor
-
-    return f"{processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-
-
 def measure(engine: str, px: int, rounds: int, pictures: int, threads: int) -> dict[str, Any]:
     kinds = ("kl", "tiny", "import")
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -162,11 +156,7 @@ def main() -> None:
         "tools": {tool: version(tool) for tool in tools},
         **measure(options.engine, options.px, options.rounds, options.pictures, options.threads),
     }
-    text = json.dumps(record, indent=1) + "\n"
-    print(text)
-    if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(text, "utf-8")
+    keep(record, options.record)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from record import keep
+
 SIDES = Path(__file__).with_name("distill_step_sides.py")
 ROOT = Path(__file__).parents[2]
 FLOOR = 1.5
@@ -118,9 +120,7 @@ def main() -> None:
                 record[kind] = against(kind, words, cache, Path(folder))
         if words.only in (None, "two"):
             record["two_processes"] = together(words, cache, Path(folder))
-    if words.record:
-        words.record.parent.mkdir(parents=True, exist_ok=True)
-        words.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    keep(record, words.record)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ input in is not counted; the best of some runs, each pair in turn.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoder import machine
+from record import keep, machine
 from torch import nn
 
 from edgefusion.export.executorch import lower
 from edgefusion.export.legal.halves import Halves
 from edgefusion.export.legal.upsampling import PhasedUpsample
-from edgefusion.spec.atomic import write_whole
 
 RUNS = 7
 ENLARGED = ((640, 32), (1280, 16))  # channels and side of Stable Diffusion 1's, at 512 px
@@ -108,10 +106,7 @@ def main() -> None:
         rows[f"convolution, {many} to {few} channels, {side}x{side}"] = measured(ways, few, side)  # type: ignore[arg-type]
     tools = {name: version(name) for name in ("torch", "executorch")}
     record = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "tools": tools, "milliseconds": rows}
-    text = json.dumps(record, indent=1) + "\n"
-    if words.record:
-        write_whole(words.record, text.encode())
-    print(text)
+    keep(record, words.record)
 
 
 if __name__ == "__main__":

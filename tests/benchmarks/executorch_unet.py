@@ -24,8 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from decoder import machine
-from tiling import memory_mib
+from record import keep, machine, memory_mib
 
 HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[2])]  # this checkout before an installed one
@@ -237,8 +236,7 @@ def main() -> None:
             facts["tools"] = {tool: version(tool) for tool in TOOLS}
             found[f"{shape}, {px} px, {options.threads} threads"] = {**facts, "ratios": ratios(rows), "rows": rows}
     before = json.loads(options.record.read_text()) if options.record and options.record.is_file() else {}
-    text = json.dumps(before | found, indent=1, ensure_ascii=False) + "\n"
-    options.record.write_text(text, encoding="utf-8") if options.record else print(text)
+    keep(before | found, options.record)
     return None
 
 

@@ -18,7 +18,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from decoder import machine
+from record import keep, machine
 
 PROMPT = "fluent emoji of red apple"
 WARM = 10
@@ -114,11 +114,7 @@ def main() -> None:
             for name, values in seen.items()
         },
     }
-    text = json.dumps(record, indent=1) + "\n"
-    print(text)
-    if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(text, "utf-8")
+    keep(record, options.record)
 
 
 if __name__ == "__main__":

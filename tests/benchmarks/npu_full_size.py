@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import keep
 
 from edgefusion.backends import qnn
 from edgefusion.export.qnn.chip import chip_of
 from edgefusion.export.qnn.part import legal_graph, quantised_graph
 from edgefusion.export.qnn.qdq import Weights
 from edgefusion.export.qnn.ranges import ranges
-from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.opened import open_bundle
 from edgefusion.spec.recipe import PartRecipe
 from edgefusion.spec.rooms import load_device
@@ -129,9 +129,7 @@ def main() -> None:
         "executed": False,
         "machine": {"system": platform.system(), "arch": platform.machine(), "cores": os.cpu_count()},
     }
-    if words.record:
-        words.record.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(words.record, (json.dumps(record, indent=1) + "\n").encode())
+    keep(record, words.record)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from decoder import machine
+from record import keep, machine, memory_mib
 
 WIDTH, MEMORY_KIB = 2, 8192  # W8A16 on a Snapdragon 8 Gen 3: 16-bit activations, 8 MiB of VTCM
 STUDENTS = {"bk-tiny": "sd1", "bk-base": "sd1", "SD 1.5": "sd1", "vega": "sdxl"}
@@ -170,11 +170,6 @@ def part_and_feeds(engine: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     return part, {row.name: np.asarray(random.normal(size=row.shape), row.dtype) for row in part.inputs}
 
 
-def memory_mib(key: str) -> float:
-    rows = Path("/proc/self/status").read_text().splitlines()
-    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith(f"{key}:"))
-
-
 def child(*words: str) -> Any:
     done = subprocess.run([sys.executable, str(HERE), *words], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1]) if words[0] != "--make" else None
@@ -233,12 +228,7 @@ def main() -> None:
             settings = {"rounds": options.rounds, "runs": options.runs, "threads": options.threads}
             facts = {"machine": machine(), "tools": {tool: version(tool) for tool in TOOLS}, **settings}
             record[what] = {**facts, "engines": measure(what, options, options.work or Path(folder))}
-    text = json.dumps(record, indent=1) + "\n"
-    if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(text, "utf-8")
-    else:
-        print(text)
+    keep(record, options.record)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from record import keep
+
 RECIPES = Path(__file__).with_name("claims")
 TEACHER, GUIDANCE, TEACHER_STEPS = "zoo:emoji/teacher", "2", 25
 SEEDS = (0, 1, 2)
@@ -200,9 +202,7 @@ def main() -> None:
         "decoder": json.loads((run.work / "decoder" / "student" / "vae_tiny" / "card.json").read_text("utf-8")),
         "figures": {name: run.figures(name) for name in (*judged, *paired)},
     }
-    if words.record:
-        words.record.parent.mkdir(parents=True, exist_ok=True)
-        words.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    keep(record, words.record)
 
 
 if __name__ == "__main__":

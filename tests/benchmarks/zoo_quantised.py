@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import keep
 
 from edgefusion.evaluate.features import features
 from edgefusion.evaluate.paired import distances
@@ -33,7 +34,6 @@ from edgefusion.evaluate.pictures import open_folder, read_picture
 from edgefusion.evaluate.prompts import Prompts, read_prompts
 from edgefusion.evaluate.retrieval import retrieval
 from edgefusion.runtime import Pipeline
-from edgefusion.spec.atomic import write_whole
 
 SEED = 5_000
 PSNR_BAR_DB, RETRIEVAL_BAR, NPU_RETRIEVAL_BAR = 30.0, 0.02, 0.03
@@ -134,9 +134,7 @@ def main() -> None:
         "rows": rows,
         "machine": {"system": platform.system(), "arch": platform.machine(), "cores": os.cpu_count()},
     }
-    if words.record:
-        words.record.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(words.record, (json.dumps(record, indent=1) + "\n").encode())
+    keep(record, words.record)
 
 
 if __name__ == "__main__":
