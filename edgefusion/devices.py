@@ -68,7 +68,9 @@ def show(
 
 @app.command()
 def measure(
-    out: Annotated[Path | None, typer.Option("--out", help="The file to write; devices/this-machine.toml.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; devices/this-machine.toml.")
+    ] = None,
     note: Annotated[str | None, typer.Option("--note", help="Said with each rate: what else ran, for one.")] = None,
     as_json: Json = False,
 ) -> None:

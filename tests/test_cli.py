@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,27 @@ def verbs() -> dict[str, Any]:
 def test_verbs_and_options_are_those_promised() -> None:
     promised = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
     assert verbs() == promised, "the command line changed: if you meant it, run `python tests/test_cli.py`"
+
+
+@pytest.mark.parametrize("page", ["README.md", "runtime/README.md"])
+def test_every_command_of_a_page_is_one(page: str) -> None:
+    """Verb, sub-command and options, of the lines in its fences; against the command line as it is frozen."""
+    promised, lines = json.loads(SNAPSHOT.read_text(encoding="utf-8")), commands((ROOT / page).read_text("utf-8"))
+    assert lines
+    for verb, *words in lines:
+        assert verb in promised, (page, verb)
+        node = promised[verb]
+        if words and "kind" not in node.get(words[0], {"kind": ""}):
+            node, words = node[words[0]], words[1:]
+        known = {name for names in node for name in names.split()}
+        assert not [word for word in words if re.match("--?[a-z]", word) and word not in known], (page, verb, words)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words after `edgefusion` or `python -m edgefusion.` of the commands between a page's fences."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^(?:python -m edgefusion\.|edgefusion )(.+?)(?:  +[#→].*)?$", "\n".join(fenced), re.MULTILINE)
+    return [line.split() for line in found]
 
 
 def edgefusion(*words: str, module: str = "edgefusion") -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,9 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")]
 RecordFile = Annotated[Path | None, typer.Option("--record", help="Also write the record to this file.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of what is drawn; build/evaluate/NAME without it.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder of what is drawn; build/evaluate/NAME without it.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]

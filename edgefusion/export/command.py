@@ -27,7 +27,9 @@ def main(
     lcm: Annotated[
         bool, typer.Option("--lcm", help="Sample as an LCM, whatever scheduler is named: for an LCM-LoRA.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the bundle; build/<name>-<target> without it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the bundle; build/<name>-<target> without it.")
+    ] = None,
     layout: Annotated[
         str,
         typer.Option(

@@ -31,7 +31,7 @@ def sensitivity(
     blocks: Annotated[
         bool, typer.Option("--blocks", help="Quantise whole blocks alone instead of layers: much quicker.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the JSON to this file.")] = None,
     as_json: Json = False,
 ) -> None:
     """How much each layer of a part minds int8, by the module of the checkpoint.
