@@ -142,9 +142,10 @@ def assemble(link: Link, board: Told, bundle: Bundle) -> str:
 
 
 def arrange(link: Link, board: Told, folder: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Make a folder on the board of files in its store, (hash, path) each; a folder that is there is left as it is."""
+    """Make a folder on the board of files in its store, (hash, path) each; one that is there counts as used now."""
     new, final = shlex.quote(f"{folder}.new"), shlex.quote(folder)
-    lines = [f"[ -d {final} ] && exit 0", f"rm -rf {new}", f"mkdir -p {new} && cd {new} || exit 1", "set -e"]
+    lines = [f"[ -d {final} ] && {{ touch {final}; exit 0; }}", f"rm -rf {new}"]
+    lines += [f"mkdir -p {new} && cd {new} || exit 1", "set -e"]
     for parent in sorted({str(Path(path).parent) for _, path in rows} - {"."}):
         lines.append(f"mkdir -p {shlex.quote(parent)}")
     for sha, path in rows:
@@ -216,7 +217,7 @@ def _rsync(
     large = "".join(f"{item.sha256} {item.name}\n" for item in fresh if item.size_bytes >= DELTA_BYTES)
     if family and large:
         link.ask(BASIS, board.root, family, stdin=large.encode())
-    with tempfile.TemporaryDirectory(prefix="ef-") as folder:
+    with tempfile.TemporaryDirectory(dir=transport.folder) as folder:
         for item in items:
             Path(folder, f"{item.sha256}.delta").symlink_to(item.source.resolve())
         told = link.run(transport.rsync(Path(folder), f"{board.root}/{STORE}"), lambda text: _heard(text, tell))

@@ -1,15 +1,18 @@
 """A board by ssh: the system's own ssh and rsync, with the user's keys, agent, known hosts and ~/.ssh/config.
 
-One connection is opened and shared by what follows (ControlMaster); it ends with us. Nothing is asked of a person on
-the way (BatchMode), and a host key that is not known, or another than it was, is an error and stays one.
+One connection is opened and shared by what follows (ControlMaster). It ends with us, also where we are killed: a shell
+beside it waits for the end of a pipe that we alone hold, and ends it then. Nothing is asked of a person on the way
+(BatchMode), and a host key that is not known, or another than it was, is an error and stays one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,6 +31,13 @@ OPTIONS = {
     "ClearAllForwardings": "yes",
 }
 OPEN_S = 60
+GUARDED = """
+folder=$1; shift
+exec 3<&0
+(cat <&3 > /dev/null; kill $$; rm -rf "$folder") > /dev/null 2>&1 &
+exec 3<&-
+exec "$@" < /dev/null
+"""  # $$ is ssh itself; while the one who waits is in its process group, no other process gets its number
 LINK_LOST = re.compile(
     r"connection .*(closed|reset|refused|timed out)|broken pipe|mux_client|control socket|timeout, server"
     r"|lost connection|kex_exchange|client_loop|connection unexpectedly closed",
@@ -42,7 +52,7 @@ class Ssh:
         self.address = address
         self._master: subprocess.Popen[bytes] | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="ef-")  # a socket's path has 104 bytes at most
-        self._socket = Path(self._folder.name, "s")
+        self._socket = self.folder / "s"
 
     def open(self) -> None:
         """Connect.
@@ -53,11 +63,12 @@ class Ssh:
         if not shutil.which("ssh"):
             remedy = "Install it: apt install openssh-client."
             raise UserError("there is no ssh on this machine.", where=str(self.address), remedy=remedy, exit_code=4)
-        complaints = Path(self._folder.name, "said")
+        complaints = self.folder / "said"
+        words = ["ssh", *self.options("ControlMaster=yes"), "-N", "--", self.address.host]
+        guarded = ["sh", "-c", GUARDED, "edgefusion", str(self.folder), *words]
         with complaints.open("wb") as stream:
-            words = ["ssh", *self.options("ControlMaster=yes"), "-N", "--", self.address.host]
             self._master = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+                guarded, stdin=subprocess.PIPE, stdout=stream, stderr=stream, start_new_session=True
             )
         end = time.monotonic() + OPEN_S
         while not self._socket.exists():
@@ -66,6 +77,11 @@ class Ssh:
                 self.close()
                 raise refused(complaint or "no answer", self.address)
             time.sleep(0.02)
+
+    @property
+    def folder(self) -> Path:
+        """A folder here for what is of use as long as the link is there; it goes with it."""
+        return Path(self._folder.name)
 
     def options(self, master: str = "ControlMaster=no") -> list[str]:
         """ssh's options for this address, without the host."""
@@ -102,13 +118,17 @@ class Ssh:
 
     def close(self) -> None:
         """End the connection."""
-        if self._master is not None:
-            self._master.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._master.wait(timeout=5)
-            if self._master.poll() is None:
-                self._master.kill()
-                self._master.wait()
+        master, self._master = self._master, None
+        if master is not None:
+            with contextlib.suppress(ProcessLookupError):  # else the shell beside it, which waits, keeps its group
+                os.killpg(master.pid, signal.SIGTERM)
+            try:
+                master.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                master.kill()
+                master.wait()
+            assert master.stdin
+            master.stdin.close()
         self._folder.cleanup()
 
 
