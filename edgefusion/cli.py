@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
     "profile": Verb("edgefusion.profile.command:main", "Time every layer of a picture, joined to its modules.", True),
     "predict": Verb("edgefusion.predict.command:main", "Predict a picture's time on a board that is not here."),
     "devices": Verb("edgefusion.devices:app", "List, show or measure boards."),
+    "boards": Verb("edgefusion.boards.kept_command:app", "List or remove what --on has left on boards."),
     "report": Verb(
         "edgefusion.report.command:main", "Write a page about records, or make the tables of Markdown files anew."
     ),

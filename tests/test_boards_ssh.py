@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from edgefusion.spec.opened import open_bundle, read_manifest
 
 pytestmark = pytest.mark.skipif(bool(loopback.MISSING), reason=f"no {loopback.MISSING}: {loopback.WITHOUT}")
 MIB = 2**20
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +241,55 @@ def test_a_folder_that_cannot_be_written(server: loopback.Server) -> None:
     assert error.value.exit_code == 4
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root, to be nobody on the board")
+def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
+    """Its name is on the board, and the user of the board may not go there."""
+    nobody = 'ForceCommand exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -c "$SSH_ORIGINAL_COMMAND"'
+    tmp_path.chmod(0o700)
+    with (
+        tempfile.TemporaryDirectory(prefix="ssh-") as folder,
+        loopback.serving(Path(folder), lines=nobody) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("PATH", f"{server.folder / 'bin'}:{os.environ['PATH']}")
+        denied = pytest.raises(UserError, match="the folder cannot be written: .*Permission denied")
+        with denied as error, connected(server, tmp_path / "b"):
+            pass
+    assert error.value.exit_code == 4 and "Give another" in (error.value.remedy or "")
+
+
+OLD_PYTHON = """#!{python} -I
+import platform, sys
+class Old(tuple):
+    major, minor, micro = 3, 8, 10
+sys.version_info = Old((3, 8, 10, "final", 0))
+platform.python_version = lambda: "3.8.10"
+platform.python_version_tuple = lambda: ("3", "8", "10")
+exec(sys.argv[sys.argv.index("-c") + 1])
+"""
+
+
+def test_a_board_with_an_old_python_alone(server: loopback.Server, tmp_path: Path) -> None:
+    """A python3 that says it is 3.8, and no other in the board's PATH."""
+    for name in ("sh", "env", "mkdir", "pwd", "uname", "date", "df", "tar", "sha256sum"):
+        found = shutil.which(name)
+        assert found
+        (tmp_path / name).symlink_to(found)
+    (tmp_path / "python3").write_text(OLD_PYTHON.format(python=sys.executable))
+    (tmp_path / "python3").chmod(0o755)
+    with (
+        tempfile.TemporaryDirectory(prefix="ssh-") as folder,
+        loopback.serving(Path(folder), lines=f'ForceCommand PATH={tmp_path} exec sh -c "$SSH_ORIGINAL_COMMAND"') as old,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("PATH", f"{old.folder / 'bin'}:{os.environ['PATH']}")
+        with connected(old, tmp_path / "b") as (_, board):
+            assert "CPython 3.8.10" in board.line() and "rsync" not in board.tools
+            with pytest.raises(UserError, match="has Python 3.8.10 and none of 3.10 or later") as error:
+                preflight.require_python(board, "here")
+    assert error.value.exit_code == 4 and "python3.10 in its PATH is found" in (error.value.remedy or "")
+
+
 def refusal(server: loopback.Server, text: str = "") -> UserError:
     transport = Ssh(parse(text or server.address(Path("/tmp/x"))))
     with pytest.raises(UserError) as error:
@@ -291,6 +341,53 @@ def test_nothing_stays_here_after_a_link_is_closed(server: loopback.Server, tmp_
     while server.sessions() and time.monotonic() < end:
         time.sleep(0.05)
     assert not server.sessions()
+
+
+HOLDING = """
+import sys, time
+from edgefusion.boards.address import parse
+from edgefusion.boards.link import Link
+from edgefusion.boards.ssh import Ssh
+address = parse(sys.argv[1])
+link = Link(address, "board", Ssh(address))
+link.transport.open()
+with link.started('exec "$1" "$2" sh -c "$3"', *sys.argv[2:], leashed=True):
+    print(link.transport.folder, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_nothing_stays_when_we_are_killed(server: loopback.Server, tmp_path: Path) -> None:
+    """SIGKILL leaves no time for anything: the connection ends all the same, and with it what runs on the board."""
+    noted, leash = tmp_path / "pid", Path(push.__file__).with_name("leash.py")
+    words = [server.address(tmp_path / "b"), sys.executable, str(leash), f"echo $$ > {noted}; exec sleep 600"]
+    before = set(loopback.children(1))
+    holding = subprocess.Popen([sys.executable, "-c", HOLDING, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert holding.stdout
+    folder = Path(holding.stdout.readline().strip())
+    assert until(lambda: noted.exists() and noted.read_text().strip())
+    ours = {pid for pid in loopback.children(holding.pid) if alive(pid)}
+    assert len(ours) == 2 and folder.is_dir() and server.sessions()  # the shared connection, and what goes through it
+    holding.kill()
+    holding.wait()
+    assert until(lambda: not any(alive(pid) for pid in (*ours, int(noted.read_text()))))
+    assert until(lambda: not server.sessions() and not folder.exists())
+    assert not {pid for pid in set(loopback.children(1)) - before if str(folder) in words_of(pid)}
+
+
+def until(true: Callable[[], object]) -> bool:
+    """Whether it comes true within some seconds."""
+    end = time.monotonic() + 20
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(true())
+
+
+def words_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 @pytest.mark.parametrize("how", ["interrupted", "cut"])

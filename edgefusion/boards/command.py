@@ -37,7 +37,7 @@ def on_boards(verb: str, signature: inspect.Signature, context: Any, boards: lis
     names = labels(addresses)
     words = words_of(signature, context)
     bundle = open_bundle(words.bundle, verify=False)
-    links = [Link(row, name, _transport(row)) for row, name in zip(addresses, names, strict=True)]
+    links = [Link(row, name, transport_of(row)) for row, name in zip(addresses, names, strict=True)]
     outcomes = _all(links, verb, words, bundle)
     if len(links) > 1:
         _print_all(outcomes, words)
@@ -47,7 +47,8 @@ def on_boards(verb: str, signature: inspect.Signature, context: Any, boards: lis
         raise SystemExit(worst)
 
 
-def _transport(address: Address) -> Any:
+def transport_of(address: Address) -> Any:
+    """The program that reaches it."""
     return Ssh(address) if address.kind == "ssh" else Adb(address)
 
 

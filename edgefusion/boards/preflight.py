@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ MIB = 2**20
 OLDEST_PYTHON = (3, 10)
 NEWEST_PYTHON = 14  # minor; a later one is found as python3
 SPARE_MIB = 64
+CLOCK_S = 600  # so far from ours, a board's clock is worth a word
 SAME_ARCH = {"arm64": "aarch64", "armv8l": "aarch64", "amd64": "x86_64"}
 
 PYTHON_PROBE = """
@@ -56,17 +58,23 @@ print(json.dumps({
 sys.exit(0 if sys.version_info >= (3, 10) and has("venv") else 1)
 """
 
-PROBE = """
-wanted=$1 probe=$2
-if [ -n "$wanted" ]; then root=$wanted
+ROOT = """
+if [ -n "$1" ]; then root=$1
 elif [ -n "$HOME" ] && [ "$HOME" != / ] && [ -w "$HOME" ]; then root=${XDG_CACHE_HOME:-$HOME/.cache}/edgefusion
 elif [ -d /data/local/tmp ]; then root=/data/local/tmp/edgefusion
 else root=$HOME/.cache/edgefusion; fi
+"""  # the folder named, the user's cache folder, or a phone's for what comes by adb
+
+PROBE = (
+    ROOT
+    + """
+probe=$2
 mkdir -p "$root/store/sha256" "$root/bundles" "$root/env" "$root/code" "$root/runs" && cd "$root" || exit 1
 echo "root=$(pwd -P)"
 echo "machine=$(uname -m)"
 echo "system=$(uname -s)"
 echo "release=$(uname -r)"
+echo "clock=$(date +%s)"
 [ -x /system/bin/getprop ] && echo "android=$(/system/bin/getprop ro.build.version.release)"
 [ -r /etc/os-release ] && (. /etc/os-release; echo "os=$PRETTY_NAME")
 [ -r /proc/meminfo ] && while read -r name amount unit; do
@@ -82,6 +90,7 @@ for name in python3 {named}; do
 done
 exit 0
 """
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class Told:
     disk_mib: int | None
     tools: frozenset[str]
     pythons: tuple[Python, ...] = field(default=())
+    clock_off_s: float = 0.0  # what its clock is ahead of this machine's
 
     @property
     def arch(self) -> str:
@@ -138,8 +148,11 @@ class Told:
         """For a person."""
         python = self.python or (self.pythons[0] if self.pythons else None)
         engine = f", TensorRT {python.tensorrt}" if python and python.tensorrt else ""
+        wrong = abs(self.clock_off_s) > CLOCK_S
+        clock = f"; its clock is {self.clock_off_s / 3600:+.1f} h off, and dates its records" if wrong else ""
         spoken = f"CPython {python.markers['python_full_version']}{engine}" if python else "no Python"
-        return f"{self.os}, {self.machine}, {spoken}, free: memory {self.memory_mib} MiB, disk {self.disk_mib} MiB"
+        free = f"free: memory {self.memory_mib} MiB, disk {self.disk_mib} MiB"
+        return f"{self.os}, {self.machine}, {spoken}, {free}{clock}"
 
 
 def told(link: Link) -> Told:
@@ -168,6 +181,7 @@ def read(text: str) -> Told:
         disk_mib=_mib(one.get("disk_kib")),
         tools=frozenset(value for key, value in rows if key == "tool"),
         pythons=tuple(pythons),
+        clock_off_s=float(one["clock"]) - time.time() if one.get("clock", "").isdigit() else 0.0,
     )
 
 
