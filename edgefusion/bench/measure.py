@@ -23,7 +23,7 @@ from edgefusion.boards import head
 from edgefusion.runtime.parts import own_backend
 from edgefusion.runtime.place import cache_folder
 from edgefusion.spec import rooms
-from edgefusion.spec.benchmark import Benchmark, Start, Steady
+from edgefusion.spec.benchmark import Benchmark, Start, Steady, percentile
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import Bundle, read_manifest
 from edgefusion.spec.recipe import Activations
@@ -97,15 +97,6 @@ def measure(plan: Plan) -> Benchmark:
         noisy=told > NOISY,
         spread=round(told, 4),
     )
-
-
-def percentile(values: list[float] | tuple[float, ...], share: float) -> float:
-    """The value below which `share` of them lie, between two neighbours linearly. `values`: one or more."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
 def spread(values: list[float] | tuple[float, ...]) -> float:

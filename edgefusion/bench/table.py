@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from edgefusion.bench.measure import NOISY, percentile
-from edgefusion.spec.benchmark import Benchmark
+from edgefusion.bench.measure import NOISY
+from edgefusion.spec.benchmark import Benchmark, percentile
 
 Row = tuple[str, str]
 

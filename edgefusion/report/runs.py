@@ -8,16 +8,10 @@ from collections.abc import Sequence
 from edgefusion.report.drawing import Drawing, ms_text, ticks
 from edgefusion.report.given import Given
 from edgefusion.report.sums import middle
-from edgefusion.spec.benchmark import Benchmark
+from edgefusion.spec.benchmark import Benchmark, percentile
 
 WIDTH, ROW, LINE_HEIGHT = 960, 54, 130
 START = ("load", "compile", "first picture", "process to PNG")
-
-
-def percentile(runs: Sequence[float], share: float) -> float:
-    """The smallest run that at least `share` of the runs do not exceed."""
-    ordered = sorted(runs)
-    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 100) * len(ordered) // 100) - 1))]
 
 
 def benches(given: Sequence[Given]) -> list[tuple[str, Benchmark]]:

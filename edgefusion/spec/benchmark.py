@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -45,7 +46,7 @@ class Start(Strict):
 
 
 class Benchmark(Measured):
-    """The file. Percentiles are the reader's to compute. `noisy`: the spread is too wide to trust."""
+    """The file. Percentiles are the reader's to compute (`percentile`). `noisy`: the spread is too wide to trust."""
 
     kind: Literal["bench"] = "bench"
     low_memory: bool = Field(
@@ -58,3 +59,12 @@ class Benchmark(Measured):
     readings: tuple[Reading, ...] = ()
     noisy: bool
     spread: float = Field(ge=0, description="(p90 - p50) / p50 of the pictures")
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of them lie, between two neighbours linearly. `values`: one or more."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
