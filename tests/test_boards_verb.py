@@ -23,12 +23,15 @@ import pytest
 import typer
 
 from edgefusion import cli
-from edgefusion.boards import environment, own_wheel, preflight, wheels
+from edgefusion.boards import environment, head, own_wheel, preflight, wheels
 from edgefusion.boards.address import Address, parse
 from edgefusion.boards.words import Words, words_of
+from edgefusion.profile.shares import shares
 from edgefusion.runtime.command import main as runtime
+from edgefusion.spec.benchmark import Benchmark
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.opened import read_manifest
+from edgefusion.spec.records import read_record
 
 ROOT = Path(__file__).parent.parent
 
@@ -126,6 +129,8 @@ def test_a_record_of_a_board_is_not_filed_as_this_machines() -> None:
     with pytest.raises(UserError, match="Say which it is: --device"):
         words("b", function=verb)
     assert words("b", "--device", "raspberry-pi-5", function=verb).before == ["--device", "raspberry-pi-5"]
+    with pytest.raises(UserError, match="is not sent along. Put it into devices/"):
+        words("b", "--device", "mine.toml", function=verb)
 
 
 def test_a_cache_is_the_boards_own() -> None:
@@ -247,6 +252,12 @@ def test_engines_are_those_of_the_bundle(tiny: Path) -> None:
     assert environment.engines_of(manifest, ["openvino"]) == ("onnxruntime", "openvino")
 
 
+def test_an_environment_that_sees_the_boards_own_packages_is_another() -> None:
+    """A Jetson's TensorRT is its system's; the wheels beside it are those of ONNX Runtime alone."""
+    python = python_of("3.10")
+    assert environment.name_of([], python, "--symlinks") != environment.name_of([], python, "--system-site-packages")
+
+
 def index_is_there() -> bool:
     try:
         socket.create_connection(("pypi.org", 443), timeout=3).close()
@@ -305,6 +316,80 @@ def test_two_boards_at_once_and_one_fails(two_boards: tuple[loopback.Server, Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "more"),
+    [
+        ("bench", ("--seconds", "0", "--warm-up", "1", "--starts", "1", "--interval", "0.2")),
+        ("profile", ("--runs", "2", "--threads", "1")),
+    ],
+)
+def test_a_board_is_measured_and_its_record_comes_here(
+    two_boards: tuple[loopback.Server, Path], tiny: Path, tmp_path: Path, verb: str, more: tuple[str, ...]
+) -> None:
+    """By the board's own environment, filed here under the board's name, with the commit that measured it."""
+    server, folder = two_boards
+    (tmp_path / "profiles").mkdir()
+    words = [verb, str(tiny), "--device", "raspberry-pi-5", *more, "--note", "a loopback's", "--json"]
+    told, said = edgefusion(server, tmp_path, *words, "--on", server.address(folder / "good")).communicate(timeout=600)
+    assert f"{verb} done" in said, said
+    (path,) = tmp_path.rglob("*.json")
+    assert path.parent == tmp_path / "profiles/raspberry-pi-5" and path.name.endswith(f".{verb}.json")
+    assert str(path.relative_to(tmp_path)) in said, "what was written is named as it lies here"
+    record = read_record(path)
+    assert (record.machine.device, record.note) == ("raspberry-pi-5", "a loopback's")
+    assert record.subject.sha256 == read_manifest(tiny).sha256
+    assert record.software.commit == head.commit() and record.software.tools["onnxruntime"]
+    assert isinstance(json.loads(told), dict) and not list((folder / "good" / "runs").iterdir())
+    if isinstance(record, Benchmark):
+        assert len(record.steady.pictures_ms) == 5 and record.readings and record.start.cold_process_ms
+    else:
+        assert shares(record.calls).joined_ms >= 0 and [call.part for call in record.calls][-1] == "decoder"
+    assert not list((folder / "good/cache/edgefusion").glob("bench-*"))
+
+
+@pytest.mark.slow
+def test_a_build_is_refused_there_as_here(
+    two_boards: tuple[loopback.Server, Path], tiny_copy: Path, tmp_path: Path
+) -> None:
+    """Without a GPU that is as far as `build` gets; what it says there and its status come here."""
+    server, folder = two_boards
+    address = server.address(folder / "good")
+    told, said = (running := edgefusion(server, tmp_path, "build", str(tiny_copy), "--on", address)).communicate()
+    assert running.returncode == 2 and "has nothing to build: onnxruntime loads its files as they are" in said
+    manifest = json.loads((tiny_copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["recipe"]["backend"] = "tensorrt"
+    (tiny_copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    told, said = (running := edgefusion(server, tmp_path, "build", str(tiny_copy), "--on", address)).communicate()
+    assert running.returncode == 4 and "TensorRT is not installed" in said and not told
+    assert not list((folder / "good" / "runs").iterdir())
+
+
+@pytest.mark.slow
+def test_a_board_that_disappears_in_the_middle(
+    two_boards: tuple[loopback.Server, Path], tiny: Path, tmp_path: Path
+) -> None:
+    """What ran there ends by itself; what it left is told and removed when the board is back."""
+    server, folder = two_boards
+    address, runs = server.address(folder / "good"), folder / "good" / "runs"
+    words = ["runtime", str(tiny), "a cat", "--count", "100000", "--on", address]
+    running = edgefusion(server, tmp_path, *words)
+    end = time.monotonic() + 300
+    while not list(runs.glob("*/out-3.png")) and time.monotonic() < end and running.poll() is None:
+        time.sleep(0.05)
+    server.cut()
+    _, said = running.communicate(timeout=300)
+    assert running.returncode == 4 and "the board is gone: the connection was cut" in said
+    assert "Run the same command again" in said and not list(tmp_path.glob("*.png"))
+    while [line for line in everything() if f"{folder}/good/env" in line] and time.monotonic() < end:
+        time.sleep(0.05)
+    (left,) = runs.iterdir()
+    told, said = edgefusion(server, tmp_path, "boards", "list", address).communicate(timeout=60)
+    assert left.name in told and "broken off" in told, said
+    removing = edgefusion(server, tmp_path, "boards", "remove", address, "--old")
+    assert removing.communicate(timeout=60) and removing.returncode == 0 and not left.exists()
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_what_runs_on_the_board(
     two_boards: tuple[loopback.Server, Path], tiny: Path, tmp_path: Path
 ) -> None:
@@ -333,3 +418,19 @@ def everything() -> list[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.slow
+def test_all_that_is_ours_can_be_taken_away(
+    two_boards: tuple[loopback.Server, Path], tiny: Path, tmp_path: Path
+) -> None:
+    """After all else: the environment, its wheels, the code, the bundle, and what the engine itself put down."""
+    server, folder = two_boards
+    address = server.address(folder / "good")
+    edgefusion(server, tmp_path, "check", str(tiny), "--on", address).communicate(timeout=600)
+    told, said = edgefusion(server, tmp_path, "boards", "list", address, "--json").communicate(timeout=60)
+    kinds = {row["kind"] for row in json.loads(told)["entries"]}
+    assert {"bundles", "env", "code"} <= kinds, said
+    removing = edgefusion(server, tmp_path, "boards", "remove", address, "--all")
+    assert removing.communicate(timeout=60) and removing.returncode == 0
+    assert not (folder / "good").exists()

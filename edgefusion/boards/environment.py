@@ -21,6 +21,8 @@ from edgefusion.spec.opened import sha256_of
 
 UNPACKED = 5  # times the size of the wheels: unpacked, with compiled modules, twice for a moment
 
+USED = '[ -x "$1/env/$2/bin/python" ] && touch "$1/env/$2" && echo yes || echo no'
+
 INSTALL = """
 cd "$1/env" || exit 1
 name=$2 python=$3 site=$4; shift 4
@@ -36,7 +38,7 @@ rm -rf "$name.wheels"
 
 UNPACK = """
 cd "$1/code" || exit 1
-[ -d "$2" ] && exit 0
+[ -d "$2" ] && { touch "$2"; exit 0; }
 rm -rf "$2.new"
 "$3" -I -m zipfile -e "$4" "$2.new" && "$3" -I -m compileall -q "$2.new" && mv "$2.new" "$2"
 """
@@ -83,14 +85,14 @@ def prepare(
     own = own_wheel.make(cache)
     items = [Item(sha256_of(path), path.stat().st_size, path, path.name) for path in (*files, own)]
     *packages, code = items
-    name = _name(packages, python)
-    there = link.ask('[ -x "$1/env/$2/bin/python" ] && echo yes || echo no', board.root, name).strip() == "yes"
+    site = "--system-site-packages" if wheels.ON_BOARDS_ALONE & set(engines) else "--symlinks"
+    name = name_of(packages, python, site)
+    there = link.ask(USED, board.root, name).strip() == "yes"
     sent = push(link, board, [code] if there else items, say)
     if not there:
         say("installing the environment on the board")
         require_disk(board, UNPACKED * sum(item.size_bytes for item in packages), str(link.address))
         arrange(link, board, f"{board.root}/env/{name}.wheels", [(item.sha256, item.name) for item in packages])
-        site = "--system-site-packages" if wheels.ON_BOARDS_ALONE & set(engines) else "--symlinks"
         first = wheels.wanted(engines, python)
         link.ask(INSTALL, board.root, name, python.executable, site, *first)
     short = code.sha256[:16]
@@ -100,8 +102,9 @@ def prepare(
     )
 
 
-def _name(packages: list[Item], python: Python) -> str:
-    facts = [sorted(item.sha256 for item in packages), python.executable, python.markers["python_full_version"]]
+def name_of(packages: list[Item], python: Python, site: str) -> str:
+    """Of the environment's folder: another for other packages, another interpreter, or another option of venv."""
+    facts = [sorted(item.sha256 for item in packages), python.executable, python.markers["python_full_version"], site]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

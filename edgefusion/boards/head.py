@@ -20,6 +20,7 @@ from edgefusion.spec.recipe import Activations
 TOOLS = ("numpy", "tokenizers", "pillow", "onnxruntime", "openvino", "executorch", "tensorrt", "onnxruntime-qnn")
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 MAX_KHZ = GOVERNOR.with_name("scaling_max_freq")
+SENT_FROM = "_rooms/commit"  # in a board's copy of this package
 HYPERVISOR = "hypervisor"  # a flag of x86 processors
 
 
@@ -35,10 +36,12 @@ def software() -> Software:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with "+" where tracked files differ from it; None without git or a checkout."""
-    folder = Path(edgefusion.__file__).resolve().parent.parent
+    """The checkout's commit, with "+" where tracked files differ from it; on a board that of the checkout it was sent
+    from; None without git or a checkout."""
+    package = Path(edgefusion.__file__).resolve().parent
+    folder, noted = package.parent, package / SENT_FROM
     if not (folder / ".git").exists():
-        return None
+        return noted.read_text(encoding="ascii").strip() or None if noted.is_file() else None
     head, changed = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
     return None if head is None else head[:12] + ("+" if changed else "")
 

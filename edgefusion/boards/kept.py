@@ -59,9 +59,10 @@ echo "kib=$(du -sk . | cut -f 1)"
 """
 EMPTY = """
 cd "$1" || exit 1
-rm -f cache/Microsoft/DeveloperTools/.onnxruntime/*
-for path in store/sha256 store bundles env code runs cache/edgefusion/compiled cache/edgefusion \
-cache/Microsoft/DeveloperTools/.onnxruntime cache/Microsoft/DeveloperTools cache/Microsoft cache; do
+runtime=cache/Microsoft/DeveloperTools
+rm -f "$runtime"/.onnxruntime/* compiled/verified/[0-9a-f]*.json cache/edgefusion/compiled/verified/[0-9a-f]*.json
+for path in store/sha256 store bundles env code runs compiled/verified compiled cache/edgefusion/compiled/verified \
+cache/edgefusion/compiled cache/edgefusion "$runtime/.onnxruntime" "$runtime" cache/Microsoft cache; do
   rmdir "$path" 2>/dev/null
 done
 cd / && rmdir "$1" 2>/dev/null

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import edgefusion
+from edgefusion.boards import head
 from edgefusion.spec import rooms
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.errors import UserError
@@ -79,6 +80,7 @@ def _content() -> Iterator[tuple[str, bytes]]:
     for name in both:
         for path in sorted(rooms.room(name).glob("*.toml")):
             yield f"edgefusion/_rooms/{name}/{path.name}", path.read_bytes()
+    yield f"edgefusion/{head.SENT_FROM}", f"{head.commit() or ''}\n".encode()
 
 
 def _metadata() -> str:

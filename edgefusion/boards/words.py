@@ -68,6 +68,12 @@ def words_of(signature: inspect.Signature, context: Any) -> Words:
             where="--on",
             remedy="Say which it is: --device NAME; `edgefusion devices list` has the names.",
         )
+    if str(given.get(DEVICE, "")).endswith(".toml"):
+        raise UserError(
+            "a board's file is not sent along.",
+            where=f"--device {given[DEVICE]}",
+            remedy="Put it into devices/ and give its name; those files are.",
+        )
     words.bundle, words.backend = Path(given[BUNDLE]), given.get("backend")
     words.as_json = bool(given.get("as_json"))
     words.folders |= {RECORDS} if Path(RECORDS).is_dir() else set()
