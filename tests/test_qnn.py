@@ -271,6 +271,21 @@ def test_a_profile_is_read_as_the_provider_writes_it() -> None:
     assert out.module == "" and out.time_ms == 2.0
 
 
+def test_what_the_compiler_puts_in_is_of_the_node_whose_tensor_it_names() -> None:
+    names = (
+        "up.0.norm/node_group_norm_4_token_9:OpId_7",
+        "group_norm_4:quantise:OpId_8",
+        "group_norm_5:quantise:OpId_9",
+    )
+    rows = [f"0,NODE,100,CYCLES,BACKEND,SUB-EVENT,{name} (cycles)" for name in names]
+    head = "Msg Timestamp,Message,Time,Unit of Measurement,Timing Source,Event Level,Event Identifier"
+    text = "\n".join([head, *rows, "0,BACKEND,300,US,BACKEND,ROOT,Accelerator (execute) time"])
+    norm, quantised, other = qnn.layers(text, "npu")
+    assert (norm.kind, norm.module) == ("group_norm_4_token", "up.0.norm")
+    assert (quantised.kind, quantised.module) == ("quantise", "up.0.norm")
+    assert (other.kind, other.module) == ("quantise", "")
+
+
 def test_an_operator_that_the_npu_lacks_is_named_with_its_module(
     float_graph: Path, soc: _qnn_session.Soc, tmp_path: Path
 ) -> None:

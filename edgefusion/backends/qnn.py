@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -190,17 +191,33 @@ def layers_of_runs(rows: str, kernel: str) -> list[list[Layer]]:
             runs.append((cycles, int(row["Time"]) / 1000))
             cycles = {}
     usual = {name: median(run[name] for run, _ in runs if name in run) for run, _ in runs for name in run}
+    nodes = {_tensor(node): node for name in usual if "/" in (node := _node(name))}
     return [
-        [_layer(name, usual[name], run_ms * count / (sum(run.values()) or 1), kernel) for name, count in run.items()]
+        [
+            _layer(name, nodes, usual[name], run_ms * count / (sum(run.values()) or 1), kernel)
+            for name, count in run.items()
+        ]
         for run, run_ms in runs
     ]
 
 
-def _layer(name: str, cycles: float, time_ms: float, kernel: str) -> Layer:
-    node = name.rpartition(":OpId_")[0] or name.partition(" OpId_")[0]
-    kind = node.rpartition("/")[2].removeprefix("node_").rstrip("0123456789_")
+def _layer(name: str, nodes: dict[str, str], cycles: float, time_ms: float, kernel: str) -> Layer:
+    """A layer. What the compiler puts in, TENSOR:quantise or TENSOR:qReshape, is of the node that makes that tensor."""
+    node = _node(name)
+    tensor, _, put_in = node.partition(":")
+    kind = put_in or node.rpartition("/")[2].removeprefix("node_").rstrip("0123456789_")
+    source = node if "/" in node else nodes.get(tensor, "") if put_in else ""
     unit = "cycles of the simulator" if kernel == "simulator" else "cycles"
-    return Layer(name, (node,) if "/" in node else (), kind, f"{kernel}: {cycles:.0f} {unit}", (time_ms,), unit=kernel)
+    return Layer(name, (source,) if source else (), kind, f"{kernel}: {cycles:.0f} {unit}", (time_ms,), unit=kernel)
+
+
+def _node(name: str) -> str:
+    return name.rpartition(":OpId_")[0] or name.partition(" OpId_")[0]
+
+
+def _tensor(node: str) -> str:
+    """The tensor that a node MODULE/node_TENSOR, or MODULE/node_TENSOR_token_N, makes."""
+    return re.sub(r"_token_\d+$", "", node.rpartition("/")[2].removeprefix("node_"))
 
 
 def _session(model: Path, provider: str, threads: int | None, **more: str) -> Any:

@@ -17,7 +17,7 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (  # the first that is foun
     (
         "data movement",
         re.compile(
-            r"reorder|transpose|reshape|concat|split|slice|gather|quantize|convert|cast|copy|permute|pad|expand|squeeze"
+            r"reorder|transpose|reshape|concat|split|slice|gather|quanti[sz]e|convert|cast|copy|permute|pad|expand|squeeze"
             r"|memcpy|broadcast|tile|view|flatten|strided|resize|interpolate|upsample|embedding|cat\b"
         ),
     ),
