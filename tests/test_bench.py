@@ -6,22 +6,28 @@ The recorded output is from public threads, named beside each.
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from command_line import status
 
 from edgefusion.bench import command, dumpsys, measure, tegrastats
-from edgefusion.bench.measure import Plan, percentile, spread
+from edgefusion.bench.measure import Plan, spread
 from edgefusion.bench.memory import peak_mib
 from edgefusion.bench.sysfs import Sysfs
 from edgefusion.bench.table import table, verdict
 from edgefusion.bench.watch import Watch
 from edgefusion.runtime.pipeline import Pipeline
-from edgefusion.spec.benchmark import Benchmark
+from edgefusion.spec.benchmark import Benchmark, percentile
 from edgefusion.spec.errors import UserError
+from edgefusion.spec.records import read_record
 
+ROOT = Path(__file__).parent.parent
 AGX_ORIN = (  # https://github.com/GDWR/jetson_exporter/issues/14
     "04-11-2025 10:36:27 RAM 4321/62801MB (lfb 1759x4MB) SWAP 19/31400MB (cached 0MB) CPU [0%@729,0%@729,0%@729,0%@729,"
     "0%@729,0%@729,0%@729,0%@729,0%@729,0%@729,0%@729,0%@729] EMC_FREQ 0%@2133 GR3D_FREQ 0%@[0,0] VIC_FREQ 729 APE 174 "
@@ -108,6 +114,28 @@ def test_the_board_was_read_meanwhile(record: Benchmark) -> None:
     assert max(reading.values.get("load_percent.cpu", 0) for reading in record.readings) > 1
 
 
+def test_a_clock_that_jumps_changes_no_time(tiny: Path, tmp_path: Path) -> None:
+    """In every process of it the time of day goes back an hour whenever somebody looks."""
+    jumps = (
+        "import time\nreal, looks = time.time, []\ntime.time = lambda: looks.append(0) or real() - 3600 * len(looks)\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(jumps)
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    bench = ("bench", "--seconds", "0", "--warm-up", "1", "--starts", "1", "--interval", "0.1")
+    for verb, *words in (bench, ("profile", "--runs", "2", "--threads", "1")):
+        out, began = tmp_path / f"{verb}.json", time.monotonic()
+        line = [sys.executable, "-m", "edgefusion", verb, str(tiny), *words, "--out", str(out)]
+        subprocess.run(line, env=env, cwd=tmp_path, capture_output=True, check=True)
+        elapsed_ms, record = 1000 * (time.monotonic() - began), read_record(out)
+        if isinstance(record, Benchmark):
+            start = record.start
+            times = [start.load_ms, start.first_picture_ms, start.process_ms or 0, start.cold_process_ms or 0]
+            times += [*record.steady.pictures_ms, *(reading.at_ms for reading in record.readings[1:])]
+        else:
+            times = [ms for call in record.calls for ms in (*call.walls_ms, *call.plain_walls_ms)]
+        assert len(times) > 10 and all(0 < ms < elapsed_ms for ms in times)
+
+
 def test_nothing_is_left_in_the_cache(record: Benchmark) -> None:
     from edgefusion.runtime.place import user_cache
 
@@ -166,7 +194,9 @@ def test_pictures_are_observed_and_prompts_forgotten(tiny: Path) -> None:
 
 def test_percentiles_and_noise() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2 and percentile([1.0], 0.9) == 1
-    assert percentile([float(n) for n in range(11)], 0.9) == 9
+    assert percentile([float(n) for n in range(11)], 0.9) == 9 and percentile([5, 1, 4, 2, 3], 0.9) == pytest.approx(
+        4.6
+    )
     assert spread([10.0] * 19 + [30.0]) == 0, "one in twenty is not a spread"
     assert spread([10.0, 10, 10, 12, 12]) == pytest.approx(0.2)
 

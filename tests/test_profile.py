@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from edgefusion.spec.records import read_profile, record_text  # noqa: E402
 
 ENGINES = ("onnxruntime", "openvino")
 RUNS = 3
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +121,41 @@ def test_products_are_those_of_the_model(profiles: dict[str, Profile], student: 
     for call in profiles[engine].calls[1:3]:
         found = sum(layer.macs or 0 for layer in call.layers)
         assert found == pytest.approx(expected.macs + expected.attention_macs, rel=0.01)
+
+
+def products(profile: Profile) -> dict[str, int]:
+    """PART, step and module → multiply-accumulates."""
+    found: Counter[str] = Counter()
+    for call in profile.calls:
+        for layer in call.layers:
+            found[f"{call.part} {call.step} {layer.modules[0] if layer.modules else ''}"] += layer.macs or 0
+    return {name: macs for name, macs in found.items() if macs}
+
+
+def test_every_module_has_the_same_products_in_both_engines(profiles: dict[str, Profile]) -> None:
+    """Each alone, but for the time embedding: of a small one's first two linear layers OpenVINO makes one."""
+    sides = []
+    for engine in ENGINES:
+        found: Counter[str] = Counter()
+        for name, macs in products(profiles[engine]).items():
+            found[re.sub(r" time_embedding\..*", " time_embedding", name)] += macs
+        sides.append(found)
+    assert sides[0] == sides[1] and len(sides[0]) > 100
+
+
+RECORDS = ("emoji-host.onnxruntime", "emoji-host.openvino", "emoji-host.openvino-bf16", "emoji-int8.openvino")
+
+
+def test_the_familys_records_have_the_products_of_its_model() -> None:
+    """Of the family that ships, module by module the same in each, int8 too, and in sum torch's own count."""
+    found = [read_profile(ROOT / f"profiles/this-machine/{name}.profile.json") for name in RECORDS]
+    assert all(products(profile) == products(found[0]) for profile in found[1:])
+    student = ROOT / "edgefusion/zoo/emoji/student"
+    text = json.loads((student / "text_encoder/config.json").read_text(encoding="utf-8"))
+    config = json.loads((student / "unet/config.json").read_text(encoding="utf-8"))
+    expected = count(config, tokens=text["max_position_embeddings"])
+    unet = [sum(layer.macs or 0 for layer in call.layers) for call in found[0].calls if call.part == "unet"]
+    assert unet == [expected.macs + expected.attention_macs] * 2
 
 
 def test_both_engines_read_the_same_weights(profiles: dict[str, Profile]) -> None:
