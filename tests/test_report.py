@@ -80,11 +80,14 @@ def test_profiles_and_benchmarks_have_a_row_each(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     made.write(tmp_path / "here/emoji.openvino.profile.json", made.profile())
     made.write(tmp_path / "here/emoji.openvino.bench.json", made.bench(noisy=True))
+    engine = made.profile().engine.model_copy(update={"name": "qnn", "unit": "simulator", "threads": None})
+    made.write(tmp_path / "here/npu.profile.json", made.profile(engine=engine))
     (tmp_path / "here/other.json").write_text('{"machine": {"cores": 2}, "date": "2026-11-21"}', "utf-8")
     filled = fill(page, tmp_path, "page.md")
     precision = "U-Net and decoder int8, text fp32"
     start = f"| emoji.openvino | openvino, 2 threads | {precision} | 128 |"
     assert f"{start} 0.0167 | 4% | 80% | 16% |" in filled and "| 97.6% | 100.0% | +2.0% |" in filled
+    assert f"| npu | qnn, simulator | {precision} | 128 | – | 4% | 80% |" in filled and "| 100.0% | – |\n" in filled
     assert f"{start} 0.013 (noisy) | 0.013 | – | 1.5 | 0.9 | 0.3 | 180 | 12 | 36.5 |" in filled
     assert "| [here/other](here/other.json) | not told | 2 cores | 2026-11-21 | by hand, not told |" in filled
     assert (

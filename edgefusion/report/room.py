@@ -95,7 +95,8 @@ def profiles_table(profiles: Path) -> str:
     head = ["bundle", "engine", "precision", "px", "picture, s", "text", "U-Net", "decoder", *SHOWN]
     note = (
         "\nMedians. Parts: shares of the picture without the profiler; operators: of the layers' time. Told: share of "
-        "the profiled time that layers account for; joined: of that, with a source module; costs: the profiler.\n"
+        "the profiled time that layers account for; joined: of that, with a source module; costs: the profiler. A "
+        "simulator's shares are of its own time, which is no board's and is left out.\n"
     )
     return table([*head, "told", "joined", "costs"], rows) + note
 
@@ -107,10 +108,11 @@ def _profile_row(one: Given, profile: Profile) -> list[str]:
     shares = [text, *(parts.get(name, 0.0) for name in ("unet", "decoder"))]
     classes = {key[0]: sums.middle(runs) for key, runs in sums.by_class(profile).items()}
     spent = sum(classes.values()) or 1.0
-    cost = sums.overhead(profile)
+    simulated = profile.engine.unit == "simulator"
+    cost = None if simulated else sums.overhead(profile)
     return [
         *_facts(one),
-        f"{sums.middle(sums.picture(profile)) / 1000:.3g}",
+        "–" if simulated else f"{sums.middle(sums.picture(profile)) / 1000:.3g}",
         *(f"{share / whole:.0%}" for share in shares),
         *(f"{classes.get(name, 0.0) / spent:.0%}" for name in SHOWN),
         f"{sums.attributed(profile):.1%}",
