@@ -139,10 +139,12 @@ def cache(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A cache.", metavar="CACHE")],
+    folder: Annotated[Path, typer.Argument(help="A cache, or prepared pictures.", metavar="FOLDER")],
     as_json: Json = False,
 ) -> None:
-    """Read every byte of a cache; exit 3 when something is damaged. Training then passes over what is listed here.
+    """Read every byte of a cache or of prepared pictures; exit 3 when something is damaged.
+
+    Training then passes over what is damaged in a cache; damaged pictures are prepared again.
 
     Example:  edgefusion data verify ./cache
     """
@@ -160,7 +162,7 @@ def verify(
         raise UserError(
             f"{finding.written - finding.samples} of {finding.written} samples are damaged.",
             where=str(folder),
-            remedy="Remove the damaged shards and run `edgefusion data cache` again, or train without them.",
+            remedy="Remove the damaged shards and run the command that made them again, or train without them.",
             exit_code=3,
         )
 

@@ -31,6 +31,7 @@ class Filters(Strict):
 
     min_side_px: int = Field(default=300, ge=1)
     max_aspect: float = Field(default=3.0, ge=1)
+    min_spread: int = Field(default=0, ge=0, le=255, description="below this range of any channel it is blank; 0: none")
     drop_list: str | None = Field(default=None, description="file of names to drop, one a line: the removal by hand")
 
 
@@ -67,9 +68,9 @@ class Captioning(Strict):
 
 
 class Output(Strict):
-    """How prepared pictures are kept; png loses nothing."""
+    """How prepared pictures are kept; png loses nothing, nor does webp, which is written lossless."""
 
-    format: Literal["png", "jpeg"] = "png"
+    format: Literal["png", "jpeg", "webp"] = "png"
     jpeg_quality: int = Field(default=95, ge=50, le=100)
     samples_per_shard: int = Field(default=1000, ge=1)
 

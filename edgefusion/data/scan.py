@@ -26,7 +26,10 @@ SCAN_FILE = "scan.jsonl"
 
 
 class Seen(NamedTuple):
-    """One picture of the source. `problem` is a key of picture.REASONS or None; the rest counts only without one."""
+    """One picture of the source. `problem` is a key of picture.REASONS or None; the rest counts only without one.
+
+    `spread`: the widest channel's lightest less its darkest value, 0 to 255; a scan of before it was looked at has 255.
+    """
 
     name: str
     problem: str | None = None
@@ -37,6 +40,7 @@ class Seen(NamedTuple):
     phash: str = ""
     colours: str = ""
     captioned: bool = False
+    spread: int = 255
 
 
 def scan(source: Source, out: Path, recipe: DataRecipe, *, workers: int = 1, silent: bool = False) -> list[Seen]:
@@ -118,4 +122,5 @@ def _look(raw: Raw | Damage, recipe: DataRecipe) -> tuple[int | None, Seen]:
         phash=f"{phash:016x}",
         colours=colours.hex(),
         captioned=caption.text is not None,
+        spread=max(high - low for low, high in picture.getextrema()),
     )

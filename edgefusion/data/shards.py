@@ -166,12 +166,17 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".index.json")
 
 
-def read_index(shard: Path) -> ShardIndex | None:
-    """The index beside a shard, or None where there is none or it is of another state of the file."""
+def read_index(shard: Path, *, moved: bool = False) -> ShardIndex | None:
+    """The index beside a shard, or None where there is none or it is of another state of the file.
+
+    `moved`: both may have been copied, and the file changed on the way; the caller compares the hash.
+    """
     try:
         index = ShardIndex.model_validate_json(index_path(shard).read_bytes(), strict=False)
     except (OSError, ValidationError):
         return None
+    if moved:
+        return index
     facts = shard.stat()
     return index if (index.size_bytes, index.mtime_ns) == (facts.st_size, facts.st_mtime_ns) else None
 

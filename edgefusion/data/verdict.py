@@ -18,6 +18,7 @@ REASONS = {
     "no_caption": "without a caption",
     "too_small": "short side below the smallest allowed",
     "too_long": "long side too long for the short one",
+    "blank": "blank: one colour all over",
     "exact_duplicate": "same pixels as another",
     "near_duplicate": "looks the same as another",
 }
@@ -86,4 +87,6 @@ def _filter(row: Seen, recipe: DataRecipe, listed: frozenset[str]) -> Verdict:
         return Verdict("too_small", f"{row.width}×{row.height}, below {filters.min_side_px} px")
     if long > filters.max_aspect * short:
         return Verdict("too_long", f"{row.width}×{row.height}, more than {filters.max_aspect:g} : 1")
+    if row.spread < filters.min_spread:
+        return Verdict("blank", f"no channel's range is above {row.spread} of 255")
     return Verdict(None)
