@@ -14,7 +14,7 @@ export PROMPT PYTHON
 BUNDLE := build/emoji-host
 PICTURE := build/picture.png
 BIN := $(VENV)/bin
-TABLES := README.md edgefusion/zoo/emoji/README.md profiles/README.md
+TABLES := README.md edgefusion/zoo/emoji/README.md edgefusion/zoo/styles/README.md profiles/README.md
 SOURCES := pyproject.toml constraints.txt
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -c constraints.txt
 

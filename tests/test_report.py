@@ -15,7 +15,8 @@ from edgefusion.spec.errors import UserError
 from edgefusion.spec.toml_file import read_toml
 
 ROOT = Path(__file__).parent.parent
-PAGES = tuple(ROOT / name for name in ("README.md", "edgefusion/zoo/emoji/README.md", "profiles/README.md"))
+CARDS = ("edgefusion/zoo/emoji/README.md", "edgefusion/zoo/styles/README.md")
+PAGES = tuple(ROOT / name for name in ("README.md", *CARDS, "profiles/README.md"))
 
 
 @pytest.fixture

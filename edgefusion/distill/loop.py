@@ -210,8 +210,10 @@ def fit(
     label: str,
     on_step: Callable[[torch.nn.Module], None] | None = None,
     followers: Mapping[str, torch.nn.Module] | None = None,
-) -> None:
-    """Trains `module` in place and leaves the averaged (EMA) weights in it.
+    minutes: float | None = None,
+    begin: int = 0,
+) -> int:
+    """Trains `module` in place and leaves the averaged (EMA) weights in it; returns the number of steps done.
 
     Args:
         loss: draws a batch and returns named scalar losses; their sum is minimised. Its generator is seeded by
@@ -219,6 +221,8 @@ def fit(
         state: the resumable state is kept in `<state>.safetensors`.
         on_step: called with the module after each optimiser step (e.g. to update an EMA target network).
         followers: what `on_step` moves; kept in the state with the module.
+        minutes: stop after so long, with the state kept: the same call goes on; without it all steps are done.
+        begin: the first step where there is no state (of a module that was trained so far elsewhere).
 
     Raises:
         UserError: a loss is not finite; the state cannot be written.
@@ -228,10 +232,11 @@ def fit(
     path = state.with_suffix(".safetensors")
     optimizer = adamw(trainable(module), schedule.learning_rate, (0.9, schedule.beta2), schedule.weight_decay)
     run = State(module, optimizer, schedule.ema_decay, followers)
-    start = _load(run, path)
-    generator = torch.Generator()
+    start = _load(run, path) if path.exists() else begin
+    run.average.updates = start
+    generator, done = torch.Generator(), start
     module.train()
-    saved = time.monotonic()
+    began = saved = time.monotonic()
     with _quick_arithmetic(), Report(label, start, schedule.steps) as report:
         for step in range(start, schedule.steps):
             for group in optimizer.param_groups:
@@ -247,17 +252,19 @@ def fit(
             if on_step is not None:
                 on_step(module)
             report.update(step + 1, values)
+            done = step + 1
+            if minutes is not None and time.monotonic() - began > 60 * minutes:
+                break
             if time.monotonic() - saved > SAVE_EVERY_S:
-                write_tensors(path, run.tensors(), {"step": str(step + 1)})
+                write_tensors(path, run.tensors(), {"step": str(done)})
                 saved = time.monotonic()
-    write_tensors(path, run.tensors(), {"step": str(schedule.steps)})
+    write_tensors(path, run.tensors(), {"step": str(done)})
     run.average.copy_to_weights()
     module.eval()
+    return done
 
 
 def _load(run: State, path: Path) -> int:
-    if not path.exists():
-        return 0
     tensors, metadata = read_tensors(path)
     run.load(tensors, int(metadata["step"]), str(path))
     return int(metadata["step"])

@@ -18,6 +18,7 @@ from edgefusion.report.room import benches_table, profiles_table, records
 from edgefusion.report.targets import targets
 from edgefusion.report.tiling import tiling_measured, tiling_shapes
 from edgefusion.report.training import distill_speed, zoo_claims, zoo_npu, zoo_quantised
+from edgefusion.report.worlds import styles_autoencoder, styles_counts, styles_groups, styles_terms, styles_text
 from edgefusion.spec.errors import UserError
 
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -89,6 +90,11 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "zoo-quantised": zoo_quantised,
     "zoo-npu": zoo_npu,
     "zoo-claims": zoo_claims,
+    "styles-terms": styles_terms,
+    "styles-counts": styles_counts,
+    "styles-groups": styles_groups,
+    "styles-autoencoder": styles_autoencoder,
+    "styles-text": styles_text,
     "tiling-shapes": tiling_shapes,
     "tiling-measured": tiling_measured,
     "targets": targets,

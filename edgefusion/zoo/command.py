@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,8 @@ from edgefusion.spec.errors import UserError
 
 HELP = """Train the small family from nothing: pictures to two-step student, then its figures.
 
-Each stage is done once; Ctrl-C and the same command again go on where it stopped.
+Each stage is done once; Ctrl-C and the same command again go on where it stopped. A family whose pictures are a
+world (styles) has stages of its own: draw, prepare, lists, inventory.
 
 Examples:
 
@@ -22,6 +23,10 @@ Examples:
   python -m edgefusion.zoo emoji --list           what is done
 
   python -m edgefusion.zoo emoji --ship           also put the weights into the package, the record into profiles/
+
+  python -m edgefusion.zoo styles --size 256      pictures of ten emoji sets, their split and prompts, at 256 px
+
+  python -m edgefusion.zoo styles --preset cpu    the same at 128 px, then nine minutes of its teacher
 """
 
 
@@ -37,7 +42,21 @@ def main(
         str | None, typer.Option(help="cpu, or cuda for one GPU; the GPU where there is one without it.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice without it.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of a world's pictures in px; its own without it.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Then train a world's teacher for a chunk: cpu or gpu. Again goes on.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="A shorter chunk than the preset's.")] = None,
 ) -> None:
+    from edgefusion.zoo.world import world_names
+
+    if family in world_names():
+        place = _make_world(family, stage, work, listing, ship, threads or 2, size)
+        if preset and not (listing or stage):
+            _teach(family, place, preset, device, minutes, threads)
+        return
+    if size is not None or preset is not None:
+        raise UserError(f"{family} is not made from a world.", where="--size, --preset", remedy="Leave them out.")
     from edgefusion.models.checkpoint import require_torch
 
     require_torch()
@@ -51,24 +70,64 @@ def main(
     recipe = load_family(family)
     folder = work or Path("build") / "zoo" / recipe.name
     place = stages.Work(recipe, folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if _go(stages, place, stage, listing) and ship:
+        from edgefusion.zoo.ship import ship as put
+
+        print(f"shipped to {put(place)}")
+
+
+def _make_world(
+    family: str, stage: str | None, work: Path | None, listing: bool, ship: bool, workers: int, size: int | None
+) -> Any:
+    """The stages of a world; pictures of another size than its own lie in a folder of their own."""
+    from edgefusion.zoo import world_stages
+    from edgefusion.zoo.world import load_world
+
+    world = load_world(family, size)
+    folder = work or Path("build") / "zoo" / (family if size is None else f"{family}-{size}")
+    place = world_stages.WorldWork(world, folder, workers)
+    if _go(world_stages, place, stage, listing) and ship:
+        print(f"shipped to {world_stages.ship(place)}")
+    return place
+
+
+def _teach(family: str, place: Any, name: str, device: str | None, minutes: float | None, threads: int | None) -> None:
+    """A chunk of a world's teacher, its latents and text states cached before the first."""
+    from edgefusion.models.checkpoint import require_torch
+    from edgefusion.zoo.preset import load_preset
+
+    preset = load_preset(family, name)
+    require_torch()
+    import torch
+
+    from edgefusion.zoo.teach import teach
+    from edgefusion.zoo.world_cache import make_cache
+
+    if threads:
+        torch.set_num_threads(threads)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    cached = make_cache(place, preset.encoders, device)
+    made = teach(preset, cached, place.folder / f"teacher-{name}", device=device, minutes=minutes)
+    print(f"teacher: {made['steps_done']} of {made['steps']} steps", flush=True)
+
+
+def _go(stages: Any, place: Any, stage: str | None, listing: bool) -> bool:
+    """Run the stages up to and with `stage`, or say which are done; whether all of them are done now."""
     known = [*stages.STAGES]
     if stage is not None and stage not in known:
         raise UserError(f"No stage {stage!r}.", remedy=f"The stages are {', '.join(known)}.")
     if listing:
         for name in known:
             print(f"{name:12} {'done' if stages.done(place, name) else 'to do'}")
-        return
+        return False
     place.folder.mkdir(parents=True, exist_ok=True)
     for name in known[: known.index(stage) + 1] if stage else known:
         if stages.done(place, name):
             print(f"{name}: done before")
             continue
-        record = stages.run(place, name)
-        print(f"{name}: done in {record['seconds_of_last_run']} s", flush=True)
-    if stage is None and ship:
-        from edgefusion.zoo.ship import ship as put
-
-        print(f"shipped to {put(place)}")
+        seconds = stages.run(place, name)["seconds_of_last_run"]
+        print(f"{name}: done in {seconds} s", flush=True)
+    return stage is None
 
 
 main.__doc__ = HELP

@@ -44,15 +44,21 @@ def _member(archive: tarfile.TarFile, name: str) -> io.BufferedReader:
 
 def rasterise(svg_body: str, width: float, height: float, size: int) -> np.ndarray:
     """An SVG body drawn on white: uint8 [size, size, 3]."""
-    import resvg_py
     from PIL import Image
+
+    png = png_of(svg_body, (0, 0, width, height), size)
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((size, size)))
+
+
+def png_of(svg_body: str, box: tuple[float, float, float, float], size: int) -> bytes:
+    """An SVG body, of which `box` (left, top, width, height) is shown, drawn on white: a PNG of size × size pixels."""
+    import resvg_py
 
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {width:g} {height:g}" width="{size}" height="{size}">{svg_body}</svg>'
+        f'viewBox="{" ".join(f"{side:g}" for side in box)}" width="{size}" height="{size}">{svg_body}</svg>'
     )
-    png = bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, background="white"))
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((size, size)))
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True, background="white"))
 
 
 def build(recipe: PictureRecipe, packages: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from edgefusion.compress.surgery import build_student, with_guidance_embedding
 from edgefusion.distill.consistency import Consistency, lcd_loss
 from edgefusion.distill.diffusion import Process
 from edgefusion.distill.feature import kd_losses
-from edgefusion.distill.loop import fit
+from edgefusion.distill.loop import Loss, fit
 from edgefusion.students.spec import load_student
 from edgefusion.zoo.recipe import ConsistencyRecipe, StudentRecipe, TeacherRecipe
 
@@ -83,22 +83,31 @@ def _timesteps(batch: int, power: float, count: int, generator: torch.Generator)
 def train_teacher(recipe: TeacherRecipe, cache: Cache, state: Path, seed: int) -> UNet2DConditionModel:
     """Plain diffusion training (DDPM, arXiv 2006.11239 §3.4) with captions dropped for classifier-free guidance."""
     import torch
-    import torch.nn.functional as F
 
     torch.manual_seed(seed)
     unet = new_teacher(recipe, cache.latents.shape[-1], cache.text.shape[-1]).to(
         cache.device, memory_format=torch.channels_last
     )
+    fit(unet, teacher_loss(unet, recipe, cache), recipe.schedule, state, seed=seed, label="teacher")
+    return unet
+
+
+def teacher_loss(unet: UNet2DConditionModel, recipe: TeacherRecipe, cache: Cache, *, bf16: bool = False) -> Loss:
+    """The loss of a batch drawn from `cache`. `bf16`: the U-Net computes in bfloat16, its weights stay float32."""
+    import torch
+    import torch.nn.functional as F
+
     process = Process.of(noise_scheduler(recipe.prediction))
 
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
         z0, eps, text = cache.draw(recipe.batch, recipe.null_share, generator)
         t = _timesteps(recipe.batch, recipe.timestep_power, len(process), generator).to(cache.device)
         z_t = process.noised(z0, eps, t).contiguous(memory_format=torch.channels_last)
-        return {"task": F.mse_loss(unet(z_t, t, text, return_dict=False)[0], process.target(z0, eps, t))}
+        with torch.autocast(cache.device.type, torch.bfloat16, enabled=bf16):
+            predicted = unet(z_t, t, text, return_dict=False)[0]
+        return {"task": F.mse_loss(predicted.float(), process.target(z0, eps, t))}
 
-    fit(unet, loss, recipe.schedule, state, seed=seed, label="teacher")
-    return unet
+    return loss
 
 
 def train_student(

@@ -1,0 +1,108 @@
+"""A world's teacher in chunks: the same weights as in one go, files that can be carried, and going on elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from edgefusion.data.cache import CacheHead, Writer  # noqa: E402
+from edgefusion.spec.errors import UserError  # noqa: E402
+from edgefusion.zoo.preset import Preset, load_preset, preset_names  # noqa: E402
+from edgefusion.zoo.teach import load_cache, teach  # noqa: E402
+
+STEPS = 4
+
+
+def preset(**changes: object) -> Preset:
+    """The styles world's preset for a CPU with everything made small."""
+    data = load_preset("styles", "cpu").model_dump() | {"file_mib": 0.1} | changes
+    data["teacher"] |= {"channels": (8, 16, 16, 16), "groups": 4, "batch": 2}
+    data["teacher"]["schedule"] |= {"steps": STEPS, "warmup": 1}
+    return Preset.model_validate(data)
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    draw = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {"moments": (2, 4, 8, 8), "text": (5, 16)}
+    facts: dict[str, object] = dict(checkpoint="x", encoders_sha256="a", family="sd1", scaling_factor=0.5)
+    head = CacheHead.model_validate({**facts, "image_px": (64, 64), "shapes": shapes})
+    with Writer(folder, head, {"text": np.zeros((1, 5, 16))}) as writer:
+        for i in range(6):
+            arrays = {name: draw.normal(size=shape) for name, shape in shapes.items()}
+            writer.add(f"{i}", arrays, {"caption": str(i)})
+        writer.finish()
+    return folder
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(out / "weights").state_dict()
+
+
+def test_latents_are_scaled_means(cached: Path) -> None:
+    from edgefusion.data.cache import Cached
+
+    cache = load_cache(cached)
+    assert torch.equal(cache.latents[3], Cached(cached)[3]["moments"][0].float() * 0.5)
+    assert cache.text.shape == (6, 5, 16) and cache.null.shape == (1, 5, 16)
+
+
+def test_chunks_end_where_one_run_ends(cached: Path, tmp_path: Path) -> None:
+    whole = teach(preset(), cached, tmp_path / "whole")
+    assert whole["steps_done"] == STEPS and len(whole["chunks"]) == 1
+    done = [teach(preset(chunk_minutes=1e-9), cached, tmp_path / "parts")["steps_done"] for _ in range(STEPS + 1)]
+    assert done == [1, 2, 3, 4, 4], "a step a chunk, and a finished one does nothing"
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    sizes = [path.stat().st_size for path in (tmp_path / "parts" / "weights").iterdir()]
+    assert max(sizes) < 0.11 * 2**20 and len(sizes) > 3
+
+
+def test_without_the_state_it_goes_on_from_the_averaged_weights(cached: Path, tmp_path: Path) -> None:
+    teach(preset(chunk_minutes=1e-9), cached, tmp_path / "here")
+    before = weights(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there", ignore=shutil.ignore_patterns("state*"))
+    made = teach(preset(), cached, tmp_path / "there")
+    assert [(row["from"], row["to"]) for row in made["chunks"]] == [(0, 1), (1, STEPS)]
+    after = weights(tmp_path / "there")
+    moved = torch.cat([(after[name] - before[name]).abs().flatten().float() for name in before])
+    afresh = weights_of_nothing(cached, tmp_path / "afresh")
+    apart = torch.cat([(after[name] - afresh[name]).abs().flatten().float() for name in before])
+    assert 0 < moved.mean() < apart.mean(), "it moved on from what was carried, and did not begin anew"
+
+
+def weights_of_nothing(cached: Path, out: Path) -> dict[str, torch.Tensor]:
+    """Of a run with another seed."""
+    teach(preset(seed=1), cached, out)
+    return weights(out)
+
+
+def test_another_preset_is_refused(cached: Path, tmp_path: Path) -> None:
+    teach(preset(chunk_minutes=1e-9), cached, tmp_path)
+    assert json.loads((tmp_path / "progress.json").read_text("utf-8"))["steps"] == STEPS
+    with pytest.raises(UserError, match="begun with another preset"):
+        teach(preset(seed=1), cached, tmp_path)
+
+
+def test_bf16_computes_and_keeps_float_weights(cached: Path, tmp_path: Path) -> None:
+    made = teach(preset(precision="bf16", chunk_minutes=1e-9), cached, tmp_path)
+    assert made["steps_done"] == 1 and all(torch.isfinite(value).all() for value in weights(tmp_path).values())
+
+
+def test_presets_keep_to_nine_minutes_and_to_small_files() -> None:
+    assert preset_names("styles") == ["cpu", "gpu"]
+    for name in preset_names("styles"):
+        found = load_preset("styles", name)
+        assert found.chunk_minutes <= 9 and found.file_mib <= 15.3
+    with pytest.raises(UserError, match="Say one of: cpu, gpu"):
+        load_preset("styles", "tpu")
