@@ -65,7 +65,7 @@ def test_chunks_end_where_one_run_ends(cached: Path, tmp_path: Path) -> None:
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
     sizes = [path.stat().st_size for path in (tmp_path / "parts" / "weights").iterdir()]
-    assert max(sizes) < 0.11 * 2**20 and len(sizes) > 3
+    assert max(sizes) < 0.1 * 2**20 + 40_000 and len(sizes) > 3, "file_mib of weights, and a header of their names"
 
 
 def test_without_the_state_it_goes_on_from_the_averaged_weights(cached: Path, tmp_path: Path) -> None:
