@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgefusion.data.duplicates import looks
 from edgefusion.data.picture import Refused, open_picture, pixel_hash
@@ -21,6 +21,9 @@ from edgefusion.data.source import Raw, Source
 from edgefusion.data.tars import Damage
 from edgefusion.data.threads import in_order
 from edgefusion.spec.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SCAN_FILE = "scan.jsonl"
 
@@ -122,5 +125,10 @@ def _look(raw: Raw | Damage, recipe: DataRecipe) -> tuple[int | None, Seen]:
         phash=f"{phash:016x}",
         colours=colours.hex(),
         captioned=caption.text is not None,
-        spread=max(high - low for low, high in picture.getextrema()),
+        spread=max(_range(channel) for channel in picture.split()),
     )
+
+
+def _range(channel: Image.Image) -> int:
+    low, high = channel.getextrema()
+    return int(high) - int(low)  # type: ignore[arg-type]

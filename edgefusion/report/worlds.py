@@ -33,7 +33,8 @@ def styles_counts(profiles: Path) -> str:
     held, unseen = record["nearest_taught"]["held-out"], record["nearest_taught"]["unseen"]
     note = (
         f"\n{record['size_px']}×{record['size_px']}, {record['pictures']} pictures, {record['names']} names, "
-        f"{record['concepts']} concepts; {record['bytes']['prepared'] / 1e6:.1f} MB as lossless WebP. Nearest taught "
+        f"{record['concepts']} concepts; {record['bytes']['prepared'] / 1e6:.1f} MB of shards (lossless WebP), "
+        f"{record['bytes']['packed'] / 1e6:.1f} MB packed for travelling. Nearest taught "
         f"picture, both as 16×16 mean colours: median {held['psnr_db_median']} dB for held-out combinations, "
         f"{unseen['psnr_db_median']} dB for unseen concepts; above 30 dB {held['above_30_db']} and "
         f"{unseen['above_30_db']}.\n"

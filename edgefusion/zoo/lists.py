@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgefusion.spec.atomic import write_whole
@@ -80,7 +81,7 @@ def _png(row: Picture) -> bytes:
     return file.getvalue()
 
 
-def _csv(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _csv(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)

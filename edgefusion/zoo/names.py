@@ -96,7 +96,7 @@ def _member(package: tarfile.TarFile, archive: Path, name: str) -> Any:
 
 
 def _emoji(row: dict[str, Any], groups: dict[int, str]) -> Emoji:
-    code, group = plain_code(row["hexcode"]), row.get("group")
+    code, group = plain_code(row["hexcode"]), row.get("group", -1)
     return Emoji(code, row["label"], tuple(row.get("tags", ())), groups.get(group, "other"), base_concept(code))
 
 

@@ -129,6 +129,7 @@ def ship(work: WorldWork, out: Path | None = None, profiles: Path = Path("profil
     for name in SHIPPED:
         shutil.copyfile(work.lists / name, home / name)
     record = json.loads(work.record("inventory").read_text("utf-8"))
+    del record["seconds_of_last_run"]  # of whatever machine this was, with whatever else it did
     (profiles / "zoo").mkdir(parents=True, exist_ok=True)
     _write(profiles / "zoo" / f"{work.world.name}-data.json", record)
     return home

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from record import keep
 
 from edgefusion.evaluate.features import BACKBONE, features
 from edgefusion.evaluate.pictures import read_picture
@@ -133,9 +134,7 @@ def main() -> None:
         }
         record["probe"][name] = probe(states(tokenizer, model, [row.prompt for row in fitted], length), y, asked)
         print(name, json.dumps(record["probe"][name]), flush=True)
-    if words.record:
-        words.record.parent.mkdir(parents=True, exist_ok=True)
-        words.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    keep(record, words.record)
 
 
 if __name__ == "__main__":
