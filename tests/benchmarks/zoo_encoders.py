@@ -29,7 +29,6 @@ from edgefusion.zoo import autoencoder
 from edgefusion.zoo.captions import chance
 from edgefusion.zoo.lists import read_division
 from edgefusion.zoo.prepared_world import Picture, pictures
-from edgefusion.zoo.world import load_world
 
 RIDGE = 1e-2
 LISTS = ("taught", "held-out", "unseen")
@@ -88,9 +87,9 @@ def probe(x: np.ndarray, y: np.ndarray, asked: dict[str, tuple[np.ndarray, np.nd
     return found
 
 
-def listed(work: Path, part: str) -> tuple[list[str], np.ndarray, list[str]]:
-    """Prompts, real pictures and names of a prompt list."""
-    rows = list(csv.DictReader((work / "lists" / f"{part}.csv").open(encoding="utf-8", newline="")))
+def listed(work: Path, part: str, count: int) -> tuple[list[str], np.ndarray, list[str]]:
+    """The first prompts of a list, which are in an order of chance, their real pictures and names."""
+    rows = list(csv.DictReader((work / "lists" / f"{part}.csv").open(encoding="utf-8", newline="")))[:count]
     real = np.stack([read_picture(work / "lists" / "real" / part / row["file_name"]) for row in rows])
     return [row["text"] for row in rows], real, [row["name"] for row in rows]
 
@@ -101,6 +100,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="zoo:emoji")
     parser.add_argument("--a-style", type=int, default=200, help="pictures of a style for the autoencoder")
     parser.add_argument("--fitted", type=int, default=2000, help="taught pictures for the linear map")
+    parser.add_argument("--asked", type=int, default=600, help="prompts of a list")
     parser.add_argument("--record", type=Path)
     words = parser.parse_args()
     rows = pictures(words.work / "prepared")
@@ -112,7 +112,7 @@ def main() -> None:
     torch.manual_seed(0)
     untrained = type(encoder)(encoder.config)
     record: dict[str, Any] = {
-        "world": load_world("styles").name,
+        "world": "styles",
         "checkpoint": words.checkpoint,
         "size_px": rows[0].pixels().shape[0],
         "autoencoder": reconstruction(loaded.vae.float().eval(), rows, words.a_style),
@@ -124,7 +124,7 @@ def main() -> None:
     }
     fitted = sample(taught, words.fitted, "probe")
     y = features(np.stack([row.pixels() for row in fitted]))
-    lists = {part: listed(words.work, part) for part in LISTS}
+    lists = {part: listed(words.work, part, words.asked) for part in LISTS}
     real = {part: features(pixels) for part, (_, pixels, _) in lists.items()}
     record["probe"] = {"fitted_on": len(fitted), "lists": {part: len(names) for part, (_, _, names) in lists.items()}}
     for name, model in (("present", encoder), ("random", untrained)):
