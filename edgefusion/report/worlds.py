@@ -17,7 +17,7 @@ def styles_terms(profiles: Path) -> str:
         [f"`{row['style']}`", row["kind"], f"{row['attribution']} ({row['package']})", row["license"]]
         for row in read(profiles / DATA_RECORD)["sets"]
     ]
-    return table(["style", "kind", "set", "licence"], rows)
+    return table(["style", "kind", "set", "licence"], rows, figures=False)
 
 
 def styles_counts(profiles: Path) -> str:
