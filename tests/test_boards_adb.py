@@ -14,7 +14,7 @@ import adb_device
 import loopback
 import pytest
 
-from edgefusion.boards import preflight, push
+from edgefusion.boards import kept, preflight, push
 from edgefusion.boards.adb import Adb
 from edgefusion.boards.address import parse
 from edgefusion.boards.link import Link
@@ -30,7 +30,8 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tools")
     for name in ("sh", "cat", "cp", "df", "env", "head", "ln", "ls", "mkdir", "mv", "rm", "sha256sum", "stat", "tar"):
         (folder / name).symlink_to(str(shutil.which(name)))
-    (folder / "uname").symlink_to(str(shutil.which("uname")))
+    for name in ("uname", "du", "grep", "rmdir", "touch", "date"):
+        (folder / name).symlink_to(str(shutil.which(name)))
     return folder
 
 
@@ -85,7 +86,10 @@ def test_files_are_pushed_to_a_board_without_python_and_that_is_said(link: Link,
     stored = Path(board.root, "store/sha256", item.sha256)
     assert stored.read_bytes() == item.source.read_bytes()
     assert push.push(link, board, [item], silent).files == 0
-    stored.unlink()
+    found = kept.look(link)
+    assert found.root == board.root and found.stored == {item.sha256: item.size_bytes} and not found.busy
+    kept.remove(link, found, [], kept.loose(link, found, []))
+    assert not stored.exists()
     with pytest.raises(UserError, match=r"has no Python\. Install it") as error:
         preflight.require_python(board, "here")
     assert error.value.exit_code == 4

@@ -37,10 +37,11 @@ tab=$(printf '\\t')
 ls -l /proc/[0-9]*/cwd 2>/dev/null | while read -r line; do echo "at=${{line#* -> }}"; done
 cd "$root" 2>/dev/null || {{ echo "none=$root"; exit 0; }}
 echo "root=$(pwd -P)"
-echo "kib=$(du -sk . | cut -f 1)"
+size() {{ du -sk "$1" | {{ read -r kib path; echo "$kib"; }}; }}
+echo "kib=$(size .)"
 for path in bundles/* env/* code/* runs/* bench-* compiled/* cache/edgefusion/bench-* cache/edgefusion/compiled/*; do
   [ -d "$path" ] || continue
-  echo "entry=$(stat -c %Y "$path") $(du -sk "$path" | cut -f 1)$tab$path"
+  echo "entry=$(stat -c %Y "$path") $(size "$path")$tab$path"
   [ -f "$path/facts.json" ] && echo "of=$(grep -o '"bundle": *"[0-9a-f]*"' "$path/facts.json")$tab$path"
 done
 cd store/sha256 2>/dev/null || exit 0
@@ -55,7 +56,7 @@ exit 0
 REMOVE = """
 cd "$1" || exit 1
 while read -r path; do rm -rf "./$path" || exit 1; done
-echo "kib=$(du -sk . | cut -f 1)"
+du -sk . | { read -r kib path; echo "kib=$kib"; }
 """
 EMPTY = """
 cd "$1" || exit 1
