@@ -260,18 +260,20 @@ def test_training_gets_nothing_that_is_tested(toy: world_stages.WorldWork) -> No
     assert len(dogs) == 1, "the dog's face goes where the dog goes"
 
 
-def test_the_cache_leaves_out_what_is_tested(toy: world_stages.WorldWork, tmp_path: Path) -> None:
+def test_the_cache_leaves_out_what_is_tested(toy: world_stages.WorldWork, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("diffusers")
     from edgefusion.data.cache import Cached
-    from edgefusion.data.encode import cache
+    from edgefusion.zoo import world_cache
 
-    drop = toy.lists / "not-taught.txt"
-    cache([toy.prepared], "zoo:emoji", tmp_path, toy.world.prepare, drop=str(drop), silent=True)
-    cached = Cached(tmp_path)
+    folder = world_cache.make_cache(toy, "zoo:emoji")
+    cached = Cached(folder)
     parts = read_division((toy.lists / "division.csv").read_text("utf-8"))
     found = [cached.facts(i)["fields"] for i in range(len(cached))]
     assert {parts[Combination(row["concept"], row["style"])] for row in found} == {"taught"}
-    assert len(cached) == len(pictures(toy.prepared)) - len(drop.read_text("utf-8").splitlines())
+    dropped = (toy.lists / "not-taught.txt").read_text("utf-8").splitlines()
+    assert len(cached) == len(pictures(toy.prepared)) - len(dropped)
+    monkeypatch.setattr(world_cache, "cache", None)  # a finished one is not made again
+    assert world_cache.make_cache(toy, "zoo:emoji") == folder
 
 
 @pytest.mark.parametrize("part", PARTS)
