@@ -15,7 +15,7 @@ from edgefusion.zoo.recipe import ROOT, TeacherRecipe
 class Preset(Strict):
     """A teacher for one kind of machine. `encoders`: the checkpoint whose autoencoder and text encoder the cache has.
 
-    One command trains for at most `chunk_minutes`, and writes no file with weights of more than `file_mib` but the state
+    One command trains for at most `chunk_minutes`, and writes no file with more weights than `file_mib` but the state
     that it goes on from on the same machine.
     """
 
