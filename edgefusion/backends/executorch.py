@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -33,6 +34,7 @@ LOCK = threading.Lock()
 """Parts are loaded side by side. Imports, the native log and loading itself are for one thread at a time."""
 DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 5: "float16", 6: "float32"}
 """c10::ScalarType, as the metadata of a program has it."""
+ABSENT = re.compile(r"Backend (\w+) is not registered")
 
 
 class Engine:
@@ -182,14 +184,20 @@ def _named(tensors: list[Signature], expected: tuple[Tensor, ...]) -> dict[str, 
 
 
 def _refused(model: Path, runtime: Any, said: list[str], error: RuntimeError) -> UserError:
-    reason = (said or str(error).strip().splitlines() or ["no reason given"])[-1].rstrip(".")
     here = ", ".join(runtime.Runtime.get().backend_registry.registered_backend_names)
+    if absent := ABSENT.search("\n".join(said)):
+        return UserError(
+            f"executorch cannot load this program: it calls the delegate {absent[1]}, and this build has {here}.",
+            where=str(model),
+            remedy="A program for Core ML or Vulkan runs only on its device: put the bundle into an app (INTEGRATE.md "
+            "in it), or export with --target android for what runs here.",
+            exit_code=4,
+        )
+    reason = (said or str(error).strip().splitlines() or ["no reason given"])[-1].rstrip(".")
     return UserError(
-        f"executorch cannot load this program: {reason}. This build runs the delegates "
-        f"{here}; a program for another one (Core ML, Vulkan) runs only on its device.",
+        f"executorch cannot load this program: {reason}.",
         where=str(model),
-        remedy="Check the bundle (python -m edgefusion.check); if it is whole, run it where its delegate is, or update "
-        "executorch.",
+        remedy="Check the bundle (python -m edgefusion.check); if it is whole, update executorch.",
     )
 
 
