@@ -27,6 +27,7 @@ from edgefusion.export.graphs import load_graph  # noqa: E402
 from edgefusion.export.legal import tiling  # noqa: E402
 from edgefusion.export.legal.tiling import Attention, Tiles, fit  # noqa: E402
 from edgefusion.export.plan import make_plan  # noqa: E402
+from edgefusion.export.preview import preview  # noqa: E402
 from edgefusion.export.progress import Progress  # noqa: E402
 from edgefusion.export.quantise import float_plan  # noqa: E402
 from edgefusion.export.trace import trace  # noqa: E402
@@ -155,6 +156,19 @@ def test_an_export_in_tiles_is_bit_equal_and_keeps_the_modules_names(student: Pa
                 assert np.abs(ours - theirs).max() <= near, (name, level)
         nodes = [node.name for node in onnx.load(tiled).graph.node if node.op_type == "Softmax"]
         assert {module: sum(row.startswith(f"{module}/") for row in nodes) for module in part.tiles} == part.tiles
+
+
+def test_a_dry_run_says_what_leaves_dram(student: Path, tmp_path: Path) -> None:
+    plan = make_plan(str(recipe(tmp_path, "tiling = 4", "tiling = 8")), str(student), tmp_path / "out")
+    facts = preview(plan)["parts"]
+    assert "tiles" not in facts["text_encoder"]
+    assert (facts["decoder"]["attentions_cut"], facts["decoder"]["tiles"]) == (1, 4)
+    assert tiling.removed_bytes(plan, "decoder") == 4 * 64 * 64 * 4  # S and P, float32, each stored and loaded once
+    cut = [tiles.count for tiles in tiling.planned(plan, "unet").values() if tiles.count > 1]
+    assert facts["unet"]["tiles"] == sum(cut) > facts["unet"]["attentions_cut"] == len(cut) > 0
+    assert facts["unet"]["dram_removed_mb"] == round(tiling.removed_bytes(plan, "unet") / 1e6, 1) > 0
+    plain = make_plan(str(recipe(tmp_path, "")), str(student), tmp_path / "out")
+    assert tiling.removed_bytes(plain, "unet") == 0 and "tiles" not in preview(plain)["parts"]["unet"]
 
 
 def test_the_float_bundle_of_a_small_one_has_the_small_ones_tiles(student: Path, tmp_path: Path) -> None:

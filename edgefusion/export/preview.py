@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgefusion.export.legal import tiling
 from edgefusion.export.plan import Plan
 from edgefusion.export.run import RUNTIME_MIB
 from edgefusion.export.tensors import FILES
+from edgefusion.spec.bundle import PartName
 
 MODEL = {"openvino": "openvino_model.xml", "executorch": "model.pte"}
 """Of the engines whose file is not model.onnx."""
 
 
-def bytes_of(precision: str) -> int:
-    """Bytes of a weight; of int8 and w8a16 some layers have more."""
-    return {"fp32": 4, "fp16": 2, "bf16": 2}.get(precision, 1)
+def bytes_of(precision: str) -> float:
+    """Bytes of a weight; of int8, w8a16 and palettes some layers have more."""
+    return {"fp32": 4, "fp16": 2, "bf16": 2, "w6a16": 6 / 8, "w4a16": 4 / 8}.get(precision, 1)
 
 
 def preview(plan: Plan) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def preview(plan: Plan) -> dict[str, Any]:
                 "parameters": size.parameters,
                 "weights_mib": round(size.parameters * bytes_of(plan.part(name).precision) / MIB, 1),
                 "activations_mib": round(size.activation_bytes / MIB, 1),
+                **_tiling(plan, name),
             }
             for name, size in parts.items()
         },
@@ -51,6 +54,13 @@ def preview(plan: Plan) -> dict[str, Any]:
         "fits_one_part_at_a_time": None if board is None else needed.minimum_mib <= board,
         "remaining": list(plan.recipe.remaining),
     }
+
+
+def _tiling(plan: Plan, name: PartName) -> dict[str, Any]:
+    """Of a part in tiles: how many tiles its attentions are cut into, and what leaves DRAM in a call (10⁶ bytes)."""
+    cuts = [tiles.count for tiles in tiling.planned(plan, name).values() if tiles.count > 1]
+    removed_mb = round(tiling.removed_bytes(plan, name) / 1e6, 1)
+    return {"attentions_cut": len(cuts), "tiles": sum(cuts), "dram_removed_mb": removed_mb} if cuts else {}
 
 
 def show(facts: dict[str, Any]) -> None:
@@ -66,6 +76,10 @@ def show(facts: dict[str, Any]) -> None:
         sizes = (f"{part['weights_mib']:.1f}", f"{part['activations_mib']:.1f}")
         table.add_row(name, part["precision"], f"{part['parameters']:,}", *sizes)
     console.print(table)
+    for name, part in facts["parts"].items():
+        if "tiles" in part:
+            cut = f"{name}: {part['attentions_cut']} attentions in {part['tiles']} tiles"
+            console.print(f"{cut}, {part['dram_removed_mb']:.0f} MB a call less to DRAM and back.")
     console.print(f"Memory: {facts['minimum_mib']} MiB a part at a time, {facts['resident_mib']} MiB all loaded.")
     console.print(_verdict(facts), soft_wrap=True)
     for line in facts["remaining"]:

@@ -91,6 +91,16 @@ def fit(attention: Attention, width: int, memory_bytes: int) -> Tiles:
 
 def planned(plan: Plan, name: PartName) -> dict[str, Tiles]:
     """The tiles of every attention of a part, by its module path; {} where the recipe does not ask for tiling."""
+    return {module: tiles for module, (_, tiles) in _cuts(plan, name).items()}
+
+
+def removed_bytes(plan: Plan, name: PartName) -> int:
+    """What the recipe's tiles keep from going to DRAM and back in a call of a part: S and P of every attention cut."""
+    width = WIDTHS[activations_of(plan.part(name))]
+    return sum(shape.traffic_bytes(width) for shape, tiles in _cuts(plan, name).values() if tiles.count > 1)
+
+
+def _cuts(plan: Plan, name: PartName) -> dict[str, tuple[Attention, Tiles]]:
     part = plan.part(name)
     if part.tiling is None:
         return {}
@@ -98,7 +108,7 @@ def planned(plan: Plan, name: PartName) -> dict[str, Tiles]:
 
     memory, width = _kib(part, plan.device) * KIB, WIDTHS[activations_of(part)]
     shapes = attentions(weightless_graph(plan.layout, name), *example(plan.signatures[name], "meta"))
-    return {module: fit(shape, width, memory) for module, shape in shapes.items()}
+    return {module: (shape, fit(shape, width, memory)) for module, shape in shapes.items()}
 
 
 def in_float(part: PartRecipe, device: Device) -> int | None:
