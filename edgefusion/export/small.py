@@ -53,8 +53,9 @@ def make_part(
     scheme = Scheme(recipe.precision, recipe.keep_high)
     inputs = list(inputs[: MOST_ROWS[name]])
     if plan.recipe.backend == "executorch":
-        from edgefusion.export.executorch import part
+        from edgefusion.export.executorch import memory, part
 
+        memory.require_memory(source)
         return part.make_part(folder, plan, name, inputs, judging, prompts)
     if plan.recipe.backend == "qnn":
         from edgefusion.export.qnn import part as npu_part
