@@ -186,6 +186,11 @@ def test_a_page_says_what_was_not_executed(tiny: Path, delegate: str, languages:
     page = app_files(replace(bundle, manifest=manifest))[PAGE].decode("utf-8")
     assert "**Produced, not executed**" in page
     assert [language for language in LANGUAGES if f"```{language}\n//" in page.replace("// app/build", "")] == languages
+    assert ("It runs from iOS 17 on." in page) == (delegate == "coreml")
+    unet = manifest.parts["unet"].model_copy(update={"precision": "w4a16", "activations": "fp16"})
+    finer = manifest.model_copy(update={"parts": {**manifest.parts, "unet": unet}})
+    page = app_files(replace(bundle, manifest=finer))[PAGE].decode("utf-8")
+    assert ("It runs from iOS 18 on." in page) == (delegate == "coreml")
 
 
 def test_the_raw_golden_is_the_golden(tiny: Path, tmp_path: Path) -> None:

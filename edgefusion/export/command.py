@@ -39,7 +39,9 @@ def main(
     listing: Annotated[bool, typer.Option("--list", help="List the targets, and stop.")] = False,
     precision: Annotated[
         str | None,
-        typer.Option(metavar="fp32|fp16|bf16|int8|w8a16", help="Of all parts, instead of what the recipe says."),
+        typer.Option(
+            metavar="fp32|fp16|bf16|int8|w8a16|w6a16|w4a16", help="Of all parts, instead of what the recipe says."
+        ),
     ] = None,
     allow_below_floor: Annotated[
         bool,

@@ -30,6 +30,7 @@ TOOLS = ("diffusers", "numpy", "onnx", "onnxruntime", "onnxscript", "tokenizers"
 SMALL_TOOLS = ("nncf", "openvino")
 ENGINE_TOOLS = {"executorch": ("executorch", "torchao"), "qnn": ("onnxruntime-qnn",)}
 """Instead of those, of the engines that have their own."""
+DELEGATE_TOOLS = {"coreml": ("coremltools",)}
 TENSORRT_TOOLS = ("onnxslim", "onnx-graphsurgeon")
 
 
@@ -139,7 +140,8 @@ class Plan:
         small = SMALL_TOOLS if precisions.is_small(self.recipe) else ()
         if self.recipe.backend == "tensorrt":
             return tool_versions(small + TENSORRT_TOOLS)
-        return tool_versions(ENGINE_TOOLS.get(self.recipe.backend, small))
+        own = ENGINE_TOOLS.get(self.recipe.backend, small)
+        return tool_versions(own + DELEGATE_TOOLS.get(self.recipe.delegate or "", ()))
 
     def fingerprint(self) -> str:
         """Hash of all inputs: weights, recipe, device, tools. Parts of an earlier run with the same one are reused."""

@@ -8,7 +8,8 @@ from edgefusion.spec.device import Device
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import Activations, PartRecipe, Precision, Recipe
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "w8a16", "mixed")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "w8a16", "w6a16", "w4a16", "mixed")
+PALETTISED = ("w6a16", "w4a16")
 PARTS = ("text_encoder", "unet", "decoder")
 
 
@@ -41,24 +42,33 @@ def overridden(recipe: Recipe, precision: str) -> Recipe:
     return recipe.model_copy(update={"parts": recipe.parts.model_copy(update=parts)})
 
 
-FLOORS_DB: dict[str, float] = {"fp32": 60.0, "fp16": 40.0, "bf16": 30.0, "int8": 15.0, "w8a16": 25.0}
+FLOORS_DB: dict[str, float] = {
+    "fp32": 60.0,
+    "fp16": 40.0,
+    "bf16": 30.0,
+    "int8": 15.0,
+    "w8a16": 25.0,
+    "w6a16": 20.0,
+    "w4a16": 12.0,
+}
 """Of a part against float32, where a recipe does not say: a graph that is wrong is far below, and whether the pictures
 are good is the gate's to say."""
 
 
 DELEGATED: dict[str, tuple[tuple[Precision, Activations], ...]] = {
     "xnnpack": (("fp32", "fp32"), ("int8", "fp32")),
-    "coreml": (("fp16", "fp16"), ("w8a16", "fp16"), ("fp32", "fp32")),
+    "coreml": (("fp16", "fp16"), ("w8a16", "fp16"), ("w6a16", "fp16"), ("w4a16", "fp16"), ("fp32", "fp32")),
     "vulkan": (("fp32", "fp32"), ("fp16", "fp16")),
 }
 """Delegate of ExecuTorch → precisions that its programs are made in, with what is not quantised."""
 
 
 def activations_of(part: PartRecipe) -> Activations:
-    """What is not quantised is computed in: as the recipe says, else bf16 for w8a16, fp32 for int8."""
+    """What is not quantised is computed in: as the recipe says, else bf16 for w8a16, fp16 of palettes, else fp32."""
     if part.activations is not None:
         return part.activations
-    return {"fp16": "fp16", "bf16": "bf16", "w8a16": "bf16"}.get(part.precision, "fp32")  # type: ignore[return-value]
+    own: dict[str, Activations] = {"fp16": "fp16", "bf16": "bf16", "w8a16": "bf16", "w6a16": "fp16", "w4a16": "fp16"}
+    return own.get(part.precision, "fp32")
 
 
 def calibrates(part: PartRecipe) -> bool:
@@ -97,6 +107,12 @@ def _by_engine(backend: str, part: PartRecipe, key: str) -> None:
         )
     if backend == "qnn":
         return _by_npu(part, activations, key)
+    if part.precision in PALETTISED:
+        raise UserError(
+            f"{backend} has no weights from palettes; Core ML has.",
+            where=f"{key}.precision",
+            remedy='Set w8a16 or int8, or backend = "executorch" and delegate = "coreml".',
+        )
     if activations == "uint16":
         raise UserError(
             f"{backend} does not compute in uint16; that is for an NPU.",

@@ -12,6 +12,7 @@ from edgefusion.spec.profile import LayerTimes, Profile
 
 MOVES = ("reorder", "transpose", "reshape", "concat", "split", "slice", "cast", "gather", "copy", "permute", "expand")
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+PALETTES = {"w6a16": 6 / 8, "w4a16": 4 / 8}
 
 
 @dataclass(frozen=True)
@@ -93,5 +94,5 @@ def _stream(part: MeasuredPart) -> int:
     return BYTES["int8" if part.precision == "int8" else part.activations]
 
 
-def _weight(part: MeasuredPart) -> int:
-    return BYTES["int8" if part.precision in ("int8", "w8a16") else part.precision]
+def _weight(part: MeasuredPart) -> float:
+    return PALETTES.get(part.precision) or BYTES["int8" if part.precision in ("int8", "w8a16") else part.precision]

@@ -56,7 +56,7 @@ class Quantization(Strict):
     method: str = Field(description="e.g. PTQ, SmoothQuant 0.15; weights int8 per channel, symmetric")
     prompts: int = Field(ge=0)
     samples: int = Field(ge=0)
-    layers: int = Field(ge=0, description="layers with int8 weights")
+    layers: int = Field(ge=0, description="layers with int8 weights, or with palettes")
     kept_high: tuple[KeptHigh, ...] = ()
     worst_layers: dict[str, float] = Field(default_factory=dict, description="module → SQNR, dB; the lowest")
 

@@ -8,10 +8,11 @@ from pydantic import Field, model_validator
 
 from edgefusion.spec.strict import Strict
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "w8a16", "mixed"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "w8a16", "w6a16", "w4a16", "mixed"]
 """What weights and activations are. fp32, fp16, bf16: both. int8: W8A8 where the layer is quantised, the rest in
-`activations`. w8a16: int8 weights, activations in 16 bits (bf16 or fp16, or uint16 on an NPU). mixed: int8, w8a16 or
-float layer by layer, as measured latency and sensitivity decide."""
+`activations`. w8a16: int8 weights, activations in 16 bits (bf16 or fp16, or uint16 on an NPU). w6a16, w4a16: weights
+from palettes of 64 or 16 values (Core ML), activations in fp16. mixed: int8, w8a16 or float layer by layer, as measured
+latency and sensitivity decide."""
 
 Activations = Literal["fp32", "fp16", "bf16", "uint16"]
 

@@ -2,7 +2,8 @@
 
 Core ML takes a diffusers U-Net as it is: GroupNorm, LayerNorm and attention are operations of its own, so nothing is
 rewritten first (edgefusion.export.legal is for XNNPACK). It computes in float16 unless it is told float32. Weights
-can be int8, one scale an output channel: they are stored so and widened to float16 when they are used.
+can be int8, one scale an output channel, or indices into palettes (edgefusion.export.executorch.palettes): they are
+stored so and widened to float16 when they are used.
 Source: ExecuTorch 1.4 backends/apple/coreml; coremltools 9 guides, opt-quantization-overview.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import tempfile
 from collections import Counter
@@ -21,49 +23,58 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefusion.export.executorch import palettes
 from edgefusion.export.executorch.lower import quiet
 from edgefusion.export.precisions import activations_of
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.recipe import PartRecipe
+from edgefusion.spec.recipe import PartRecipe, Precision
 
 DELEGATE = "CoreMLBackend"
-INT8 = {"mode": "linear_symmetric", "dtype": "int8", "granularity": "per_channel", "weight_threshold": 2048}
-SMALLEST_INT8 = 2048  # elements; a smaller weight would save nothing and stays in float16
+SMALLEST = 2048  # elements; a smaller weight would save nothing and stays in float16
+INT8 = {"mode": "linear_symmetric", "dtype": "int8", "granularity": "per_channel", "weight_threshold": SMALLEST}
 METHOD = "weights int8 per channel, symmetric; without data (coremltools)"
-STORED = re.compile(r"_quantized_(quantized_data|scale|offset|zero_point)(_\d+)?$")
-"""What an int8 weight is put together from; the weight itself is the operation that does so."""
+STORED = re.compile(r"_(quantized_(quantized_data|scale|offset|zero_point)|palettized_(indices|lut|shape))(_\d+)?$")
+"""What a small weight is put together from; the weight itself is the operation that does so."""
 SUFFIX = re.compile(r"(_to_fp16|_to_fp32|_quantized|_palettized|_cast_fp16)+$")
 
 
 @dataclass(frozen=True)
 class Inside:
-    """What a program's Core ML delegates hold. `version`: of the Core ML specification (8: iOS 17).
+    """What a program's Core ML delegates hold. `version`: of the Core ML specification (8: iOS 17, 9: iOS 18).
 
     `weights`: constants by the name that torch.export gave them (p_conv_in_weight), as they are used: de-quantised.
-    `int8`: the names of those stored as int8.
+    `small`: the names of those stored as int8 or in palettes.
     """
 
     version: int
     operations: dict[str, int]
     weights: dict[str, NDArray[np.floating[Any]]]
-    int8: frozenset[str]
+    small: frozenset[str]
     outputs: tuple[tuple[int, ...], ...]
 
 
 def partitioner(recipe: PartRecipe) -> Any:
-    """ExecuTorch's partitioner for a part: for iOS 17 and later, any of Core ML's units."""
+    """ExecuTorch's partitioner for a part: any of Core ML's units, iOS 17 and later, or 18 where weights need that."""
     with quiet(), hushed():
         import coremltools as ct
         from executorch.backends.apple.coreml.compiler import CoreMLBackend
         from executorch.backends.apple.coreml.partition import CoreMLPartitioner
 
-    half = activations_of(recipe) != "fp32"
+    half, palette = activations_of(recipe) != "fp32", palettes.PALETTES.get(recipe.precision)
     specs = CoreMLBackend.generate_compile_specs(
-        minimum_deployment_target=ct.target.iOS17,
+        minimum_deployment_target=ct.target.iOS18 if palette and palette.channels else ct.target.iOS17,
         compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
         op_linear_quantizer_config=INT8 if recipe.precision == "w8a16" else None,
+        pass_names=palettes.passes(palette, SMALLEST) if palette else None,
     )
     return CoreMLPartitioner(compile_specs=specs)
+
+
+def becomes_small(shape: tuple[int, ...], precision: Precision) -> bool:
+    """Whether coremltools stores a layer's weight of this shape in fewer bits than float16."""
+    palette = palettes.PALETTES.get(precision)
+    fits = palette is None or not palette.channels or shape[0] % palette.channels == 0
+    return (palette is not None or precision == "w8a16") and fits and math.prod(shape) > SMALLEST
 
 
 def look_inside(program: Path) -> Inside:
@@ -83,8 +94,8 @@ def look_inside(program: Path) -> Inside:
         )
     weights = {name: value for model in models for name, value in model.weights.items()}
     operations = sum((Counter(model.operations) for model in models), Counter[str]())
-    int8 = frozenset().union(*(model.int8 for model in models))
-    return Inside(models[0].version, dict(operations.most_common()), weights, int8, models[-1].outputs)
+    small = frozenset().union(*(model.small for model in models))
+    return Inside(models[0].version, dict(operations.most_common()), weights, small, models[-1].outputs)
 
 
 def blobs(program: Path, delegate: str) -> list[bytes]:
@@ -113,7 +124,7 @@ def _opened(blob: bytes) -> Inside:
 
 def _read(function: Any, version: int, outputs: tuple[tuple[int, ...], ...]) -> Inside:
     weights: dict[str, NDArray[Any]] = {}
-    int8, operations = set(), Counter[str]()
+    small, operations = set(), Counter[str]()
     for operation in function.operations:
         kind, name = operation.op_type, SUFFIX.sub("", operation.name)
         operations[kind] += 1
@@ -123,9 +134,9 @@ def _read(function: Any, version: int, outputs: tuple[tuple[int, ...], ...]) -> 
             weights.setdefault(name, np.array(operation.outputs[0].val))
         elif kind.startswith("constexpr_"):
             weights[name] = np.array(operation.materialized_val_inference())
-            int8.add(name)
+            small.add(name)
     operations.pop("const", None)
-    return Inside(version, dict(operations), weights, frozenset(int8), outputs)
+    return Inside(version, dict(operations), weights, frozenset(small), outputs)
 
 
 @contextlib.contextmanager

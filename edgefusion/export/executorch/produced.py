@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgefusion.export.executorch import coreml
+from edgefusion.export.executorch import coreml, palettes
 from edgefusion.export.executorch.lower import DELEGATION, FILE, edge_program, finished, lower, write, write_delegation
 from edgefusion.export.graphs import Graph, example, load_graph
 from edgefusion.export.legal import tiling
@@ -25,7 +25,7 @@ from edgefusion.export.plan import Plan
 from edgefusion.export.stand_in import stand_in_file
 from edgefusion.spec.bundle import PartName, Quantization
 from edgefusion.spec.errors import UserError
-from edgefusion.spec.recipe import PartRecipe
+from edgefusion.spec.recipe import PartRecipe, Precision
 
 HALF_ULP = 2.0**-11  # of float16, relative
 WEIGHTED = (torch.nn.Linear, torch.nn.Conv2d)
@@ -68,26 +68,34 @@ def checked(
         names: what torch.export called a parameter → its name in the graph.
 
     Raises:
-        UserError: the weight of a linear layer or a convolution is not there, or is further from the graph's than
-            rounding explains.
+        UserError: the weight of a linear layer or a convolution is not there, is further from the graph's than rounding
+            explains, or should have been made small and was not (exit code 3).
     """
     given = {name: value.detach().numpy() for name, value in graph.named_parameters()}
     found = {names[key]: value for key, value in inside.weights.items() if key in names}
     layers = [f"{name}.weight" for name, module in graph.named_modules() if isinstance(module, WEIGHTED)]
-    int8 = {names[key] for key in inside.int8 if key in names}
+    small = {names[key] for key in inside.small if key in names}
     for name in layers:
-        if name not in found or _off(given[name], found[name], name in int8):
-            what = "not in the program" if name not in found else "another in the program than in the graph"
-            raise UserError(
-                f"the weight {name} is {what}.",
-                where="Core ML",
-                remedy="There is no bundle; please report this with the recipe and the weights.",
-                exit_code=3,
-            )
-    if recipe.precision != "w8a16":
+        if name not in found:
+            raise _wrong(name, "not in the program")
+        if _off(given[name], found[name], recipe.precision if name in small else "fp16"):
+            raise _wrong(name, "another in the program than in the graph")
+        if name not in small and coreml.becomes_small(given[name].shape, recipe.precision):
+            raise _wrong(name, f"in the program as float16, not as {recipe.precision}")
+    if not small:
         return found, None
-    return found, Quantization(
-        engine="coremltools", method=coreml.METHOD, prompts=0, samples=0, layers=len(int8 & set(layers))
+    palette = palettes.PALETTES.get(recipe.precision)
+    method = palette.method if palette else coreml.METHOD
+    count = len(small & set(layers))
+    return found, Quantization(engine="coremltools", method=method, prompts=0, samples=0, layers=count)
+
+
+def _wrong(name: str, what: str) -> UserError:
+    return UserError(
+        f"the weight {name} is {what}.",
+        where="Core ML",
+        remedy="There is no bundle; please report this with the recipe and the weights.",
+        exit_code=3,
     )
 
 
@@ -96,12 +104,15 @@ def halved(graph: Graph) -> dict[str, NDArray[Any]]:
     return {name: value.detach().half().float().numpy() for name, value in graph.named_parameters()}
 
 
-def _off(given: NDArray[Any], found: NDArray[Any], int8: bool) -> bool:
-    """Whether a weight is further from its original than half a step of int8 by channel, or of float16."""
+def _off(given: NDArray[Any], found: NDArray[Any], stored: Precision) -> bool:
+    """Whether a weight is further from its original than half a step of int8 by channel, or of float16, or is not the
+    nearest of its palette."""
     if found.shape != given.shape:
         return True
+    if palette := palettes.PALETTES.get(stored):
+        return not palettes.is_from(found, given, palette)
     largest = np.abs(given.reshape(len(given), -1)).max(axis=1).reshape(-1, *[1] * (given.ndim - 1))
-    step = largest / 127 * 0.51 if int8 else 0.0
+    step = largest / 127 * 0.51 if stored == "w8a16" else 0.0
     return bool((np.abs(found.astype(np.float32) - given) > step + largest * 2 * HALF_ULP).any())
 
 

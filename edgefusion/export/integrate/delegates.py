@@ -5,7 +5,7 @@ and -ios.md, docs/source/backends/.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgefusion.spec.bundle import Manifest
 
@@ -43,7 +43,7 @@ COREML = Delegate(
     memory="Core ML compiles a\npart when it is first loaded, which can take minutes at full size, and keeps the "
     "result until the app is updated.",
     runs_here=False,
-    ios="It runs from iOS 17 on.\nWhere memory is short, there is the entitlement "
+    ios="It runs from iOS {ios} on.\nWhere memory is short, there is the entitlement "
     "`com.apple.developer.kernel.increased-memory-limit`.",
     products=("executorch", "backend_coreml", "kernels_optimized"),
 )
@@ -59,6 +59,14 @@ VULKAN = Delegate(
 DELEGATES = {"xnnpack": XNNPACK, "coreml": COREML, "vulkan": VULKAN}
 
 
+OLDEST_IOS = {"w4a16": 18}
+"""Precision → the first system whose Core ML has its weights, where that is not 17: palettes by groups of channels."""
+
+
 def delegate_of(manifest: Manifest) -> Delegate:
     """The delegate that a bundle of ExecuTorch programs was lowered for."""
-    return DELEGATES[manifest.recipe.delegate or "xnnpack"]
+    found = DELEGATES[manifest.recipe.delegate or "xnnpack"]
+    if found.ios is None:
+        return found
+    oldest = max(OLDEST_IOS.get(part.precision, 17) for part in manifest.parts.values())
+    return replace(found, ios=found.ios.format(ios=oldest))
