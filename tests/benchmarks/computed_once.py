@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="ONNX of the U-Net, with part.json beside it")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--note", help="what else ran on the machine, said in the record")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     record: dict[str, Any] = {"student": "bk-tiny, 512 px, batch 1", "macs": macs()}
@@ -82,6 +83,7 @@ def main() -> None:
         engines = ("openvino", "openvino, bf16")
         found = {name: milliseconds(options.model, name, options.runs, options.threads) for name in engines}
         facts = {"machine": machine(), "threads": options.threads, "runs": options.runs}
+        facts |= {"note": options.note} if options.note else {}
         record |= {**facts, "tools": {tool: version(tool) for tool in ("torch", "openvino")}, "milliseconds": found}
     keep(record, options.record)
 

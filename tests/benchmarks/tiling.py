@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=3, help="a process, after one to warm up")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--note", help="what else ran on the machine, said in the record")
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
     known = json.loads(options.record.read_text()) if options.record and options.record.is_file() else {}
@@ -227,6 +228,7 @@ def main() -> None:
         for what in options.measure:
             settings = {"rounds": options.rounds, "runs": options.runs, "threads": options.threads}
             facts = {"machine": machine(), "tools": {tool: version(tool) for tool in TOOLS}, **settings}
+            facts |= {"note": options.note} if options.note else {}
             record[what] = {**facts, "engines": measure(what, options, options.work or Path(folder))}
     keep(record, options.record)
 
