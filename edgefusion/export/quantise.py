@@ -52,6 +52,7 @@ Stage = Callable[[str], AbstractContextManager[Any]]
 
 def require_installed(plan: Plan) -> None:
     """A UserError before anything is begun, where a quantiser or an engine is missing (exit code 4)."""
+    plan.fingerprint()  # asks every package for its version
     require({plan.part(name).precision for name in plan.signatures}, plan.recipe.backend)
     if not quality.large_enough(plan.width, plan.height):
         raise UserError(
