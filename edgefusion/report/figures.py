@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgefusion.report.full_size import cost_growth, export_cost, ladder, unet_step
 from edgefusion.report.peers import peers
-from edgefusion.report.phones import executorch_rewrites, executorch_unet, npu_full_size
+from edgefusion.report.phones import executorch_rewrites, executorch_unet, export_targets, npu_full_size
 from edgefusion.report.records import read, table
 from edgefusion.report.room import benches_table, profiles_table, records
 from edgefusion.report.targets import targets
@@ -83,6 +83,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "executorch-unet": executorch_unet,
     "executorch-rewrites": executorch_rewrites,
     "npu-full-size": npu_full_size,
+    "export-targets": export_targets,
     "zoo-quality": zoo_quality,
     "zoo-training": zoo_training,
     "host-speed": host_speed,

@@ -9,6 +9,7 @@ from edgefusion.report.records import read, table
 UNET_RECORD = "this-machine/executorch.json"
 REWRITES_RECORD = "this-machine/executorch-rewrites.json"
 NPU_RECORD = "this-machine/npu-full-size.json"
+EXPORT_RECORD = "this-machine/export-targets.json"
 REFERENCE = "onnxruntime"
 
 
@@ -59,3 +60,18 @@ def npu_full_size(profiles: Path) -> str:
         "own.\n"
     )
     return table(["stage", "s", "peak memory, MiB", "made, MiB"], rows) + note
+
+
+def export_targets(profiles: Path) -> str:
+    """One row a target: what its full-size bundle costs the machine that makes it, and a picture's memory there."""
+    rows, notes = [], []
+    for target, record in read(profiles / EXPORT_RECORD)["targets"].items():
+        cells = [f"{record['total_s'] / 60:.1f}", f"{record['peak_mib']:.0f}", f"{record['size_bytes'] / 2**20:.0f}"]
+        pictures = (record["picture"] or {}).values()
+        cells += [f"{row['peak_mib']:.0f}" for row in pictures] or ["not executed", "not executed"]
+        rows.append([f"`{target}`", *cells])
+        said = f"; {record['note']}" if "note" in record else ""
+        notes.append(f"{record['student']}, {record['px']} px. {record['machine']}, {record['date']}{said}")
+    head = ["target", "export, minutes", "peak memory, MiB", "bundle, MiB", "a picture: peak memory, MiB"]
+    note = f"\n{'; '.join(dict.fromkeys(notes))}.\n"
+    return table([*head, "… a part at a time"], rows) + note
