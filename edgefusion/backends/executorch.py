@@ -7,10 +7,10 @@ That runtime takes and gives torch tensors, so this file is the only one above t
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import re
-import sys
 import tempfile
 import threading
 import warnings
@@ -204,10 +204,10 @@ def _refused(model: Path, runtime: Any, said: list[str], error: RuntimeError) ->
 @contextlib.contextmanager
 def _native_log(lines: list[str]) -> Iterator[None]:
     """Put what the runtime writes to the process's standard error meanwhile into `lines`: it has no other way to say
-    why a program does not load, and says much about the processor when one does. Under LOCK.
+    why a program does not load, and says much about the processor when one does. Under LOCK. Its bindings send a part
+    of that to sys.stderr, which is another file in a notebook or a test.
     """
-    with tempfile.TemporaryFile() as file:
-        sys.stderr.flush()
+    with tempfile.TemporaryFile() as file, contextlib.redirect_stderr(io.StringIO()) as told:
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
@@ -216,7 +216,7 @@ def _native_log(lines: list[str]) -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
             file.seek(0)
-            text = file.read().decode("utf-8", errors="replace")
+            text = told.getvalue() + file.read().decode("utf-8", errors="replace")
             lines += [line.partition("] ")[2] or line for line in text.splitlines() if line.strip()]
 
 
