@@ -12,6 +12,7 @@ from pathlib import Path
 from edgefusion.spec.atomic import write_whole
 from edgefusion.zoo.evaluation import TEACHER_STEPS
 from edgefusion.zoo.recipe import ROOT
+from edgefusion.zoo.stage_record import write_json
 from edgefusion.zoo.stages import STAGES, Work
 from edgefusion.zoo.unet import noise_scheduler
 
@@ -38,28 +39,23 @@ def ship(work: Work, out: Path | None = None, profiles: Path = Path("profiles"))
     LCMScheduler.from_config(process.config).save_pretrained(student / "scheduler")
     work.unet("teacher").to(torch.float16).save_pretrained(teacher / "unet")
     process.save_pretrained(teacher / "scheduler")
-    _write(student / "model_index.json", _index())
-    _write(student / "edgefusion.json", _card(work))
+    write_json(student / "model_index.json", _index())
+    write_json(student / "edgefusion.json", _card(work))
     write_whole(student / "LICENSE", _terms(work).encode("utf-8"))
     records = [json.loads(work.record(stage).read_text("utf-8")) for stage in STAGES]
     for config in home.glob("*/*/config.json"):
         _forget_origin(config)
     for name, grid in (("grid", "two_step-2"), ("grid-teacher", f"teacher-{TEACHER_STEPS}")):
         shutil.copyfile(work.folder / "grids" / f"{grid}.png", home / f"{name}.png")
-    _write(profiles / "zoo" / f"{work.recipe.name}.json", {record["stage"]: record for record in records})
+    write_json(profiles / "zoo" / f"{work.recipe.name}.json", {record["stage"]: record for record in records})
     return home
-
-
-def _write(path: Path, data: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def _forget_origin(config: Path) -> None:
     """Drops the path the weights were loaded from, which diffusers writes into every config."""
     data = json.loads(config.read_text("utf-8"))
     if data.pop("_name_or_path", None) is not None:
-        _write(config, data)
+        write_json(config, data)
 
 
 def _terms(work: Work) -> str:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefusion.spec.atomic import write_whole
 from edgefusion.zoo import autoencoder, pictures, text
 from edgefusion.zoo import unet as unets
 from edgefusion.zoo.recipe import FamilyRecipe
+from edgefusion.zoo.stage_record import is_of, write_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -182,8 +182,7 @@ STAGES: dict[str, Callable[[Work], Record]] = {
 
 def done(work: Work, stage: str) -> bool:
     """Whether `stage` has been finished with the recipe as it is now."""
-    path = work.record(stage)
-    return path.exists() and json.loads(path.read_text("utf-8"))["fingerprint"] == work.fingerprint(stage)
+    return is_of(work.record(stage), work.fingerprint(stage))
 
 
 def run(work: Work, stage: str) -> Record:
@@ -199,6 +198,5 @@ def run(work: Work, stage: str) -> Record:
         "python": platform.python_version(),
         "tools": {tool: version(tool) for tool in TOOLS},
     }
-    work.record(stage).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(work.record(stage), (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    write_json(work.record(stage), record)
     return record

@@ -26,6 +26,7 @@ from edgefusion.zoo.draw import draw
 from edgefusion.zoo.inventory import dropped_table, inventory
 from edgefusion.zoo.lists import DIVISION_FILE, write_lists
 from edgefusion.zoo.recipe import ROOT
+from edgefusion.zoo.stage_record import is_of, write_json
 from edgefusion.zoo.world import World
 
 Record = dict[str, Any]
@@ -107,8 +108,7 @@ STAGES: dict[str, Callable[[WorldWork], Record]] = {
 
 def done(work: WorldWork, stage: str) -> bool:
     """Whether a stage has been finished with the world as it is now."""
-    path = work.record(stage)
-    return path.is_file() and json.loads(path.read_text("utf-8"))["fingerprint"] == work.fingerprint(stage)
+    return is_of(work.record(stage), work.fingerprint(stage))
 
 
 def run(work: WorldWork, stage: str) -> Record:
@@ -117,8 +117,7 @@ def run(work: WorldWork, stage: str) -> Record:
     made = STAGES[stage](work)
     seconds = round(time.monotonic() - began, 1)
     record = {"stage": stage, "fingerprint": work.fingerprint(stage), **made, "seconds_of_last_run": seconds}
-    work.record(stage).parent.mkdir(parents=True, exist_ok=True)
-    _write(work.record(stage), record)
+    write_json(work.record(stage), record)
     return record
 
 
@@ -130,10 +129,5 @@ def ship(work: WorldWork, out: Path | None = None, profiles: Path = Path("profil
         shutil.copyfile(work.lists / name, home / name)
     record = json.loads(work.record("inventory").read_text("utf-8"))
     del record["seconds_of_last_run"]  # of whatever machine this was, with whatever else it did
-    (profiles / "zoo").mkdir(parents=True, exist_ok=True)
-    _write(profiles / "zoo" / f"{work.world.name}-data.json", record)
+    write_json(profiles / "zoo" / f"{work.world.name}-data.json", record)
     return home
-
-
-def _write(path: Path, record: Record) -> None:
-    write_whole(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
