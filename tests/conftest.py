@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import loopback
 import pytest
 import tiny_bundle
 
@@ -41,3 +44,15 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     from edgefusion.models.training import load_parts
 
     return load_parts(str(write_tiny_teacher(tmp_path_factory.mktemp("tiny") / "sdxl", "sdxl")))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[loopback.Server]:
+    """An sshd of the tests' own, whose ssh comes first in PATH."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ssh-") as folder,
+        loopback.serving(Path(folder)) as running,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("PATH", f"{running.folder / 'bin'}:{os.environ['PATH']}")
+        yield running

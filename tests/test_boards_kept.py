@@ -6,9 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import loopback
@@ -24,17 +22,6 @@ from edgefusion.cli import run
 from edgefusion.spec.opened import open_bundle
 
 pytestmark = pytest.mark.skipif(bool(loopback.MISSING), reason=f"no {loopback.MISSING}: {loopback.WITHOUT}")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[loopback.Server]:
-    with (
-        tempfile.TemporaryDirectory(prefix="ssh-") as folder,
-        loopback.serving(Path(folder)) as running,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("PATH", f"{running.folder / 'bin'}:{os.environ['PATH']}")
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -29,17 +29,6 @@ MIB = 2**20
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[loopback.Server]:
-    with (
-        tempfile.TemporaryDirectory(prefix="ssh-") as folder,
-        loopback.serving(Path(folder)) as running,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("PATH", f"{running.folder / 'bin'}:{os.environ['PATH']}")
-        yield running
-
-
 @contextmanager
 def connected(server: loopback.Server, folder: Path) -> Iterator[tuple[Link, preflight.Told]]:
     address = parse(server.address(folder))
