@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(folder: Path, unet: str, decoder: str = "", device: str = "this-machine", **parts: str) -> Path:
-    """The host's recipe with tiling of U-Net and decoder, e.g. 'tiling = 2'."""
-    text = (room("export") / "host.toml").read_text().replace('"this-machine"', f'"{device}"')
+    """The host's recipe with other tiling, of U-Net and decoder, e.g. 'tiling = 2'."""
+    text = re.sub(r"tiling = .*\n", "", (room("export") / "host.toml").read_text())
+    text = text.replace('"this-machine"', f'"{device}"')
     for name, line in {"unet": unet, "decoder": decoder, **parts}.items():
         text = text.replace(f"[parts.{name}]\n", f"[parts.{name}]\n{line}\n")
     path = folder / "tiled.toml"
