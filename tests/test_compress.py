@@ -345,6 +345,22 @@ def test_nothing_to_remove_is_refused_and_a_cut_student_is_cut_further(sd1: Path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_a_fresh_student_has_the_inheriting_ones_shapes_and_none_of_its_weights(sd1: Path, tmp_path: Path) -> None:
+    heir, fresh = (load_parts_of(sd1, tmp_path / name, seed) for name, seed in (("heir", None), ("fresh", 3)))
+    assert {key: value.shape for key, value in heir.items()} == {key: value.shape for key, value in fresh.items()}
+    drawn = [key for key, value in heir.items() if value.ndim > 1]
+    assert drawn and not any(torch.equal(heir[key], fresh[key]) for key in drawn)
+    again = load_parts_of(sd1, tmp_path / "again", 3)
+    assert all(torch.equal(fresh[key], again[key]) for key in fresh)
+    assert find_parts(str(tmp_path / "fresh")).card.compressed.fresh_seed == 3  # type: ignore[union-attr]
+
+
+def load_parts_of(teacher: Path, folder: Path, seed: int | None) -> dict[str, torch.Tensor]:
+    """The weights of a bk-tiny made in `folder`."""
+    compress(str(teacher), cut_to("bk-tiny"), folder, fresh_seed=seed)
+    return find_parts(str(folder)).module("unet").state_dict()
+
+
 def test_the_verb(sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from edgefusion.cli import run
     from edgefusion.compress.command import main

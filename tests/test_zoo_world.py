@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 import json
 import random
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,8 @@ import pytest
 
 pytest.importorskip("imagehash")
 pytest.importorskip("resvg_py")
+
+from toy_world import THINGS, toy_world  # noqa: E402
 
 from edgefusion.data.source import Source  # noqa: E402
 from edgefusion.data.verify import verify  # noqa: E402
@@ -26,7 +25,6 @@ from edgefusion.zoo import world_stages  # noqa: E402
 from edgefusion.zoo.concepts import base_concept, has_skin_tone  # noqa: E402
 from edgefusion.zoo.division import PARTS, Combination, divide, leaks  # noqa: E402
 from edgefusion.zoo.lists import read_division  # noqa: E402
-from edgefusion.zoo.names import SHORT_CODES  # noqa: E402
 from edgefusion.zoo.prepared_world import pictures  # noqa: E402
 from edgefusion.zoo.recipe import ROOT  # noqa: E402
 from edgefusion.zoo.world import Division, World, load_world, world_names  # noqa: E402
@@ -140,92 +138,9 @@ def test_the_shipped_lists_are_of_their_part(name: str, part: str) -> None:
 # The chain
 
 
-def svg(seed: int) -> str:
-    """Sixteen coloured squares: different for each seed, to people and to perceptual hashes."""
-    draw = random.Random(seed)
-    squares = (
-        f'<rect x="{i % 4 * 8}" y="{i // 4 * 8}" width="8" height="8" fill="#{draw.randrange(1 << 24):06x}"/>'
-        for i in range(16)
-    )
-    return "".join(squares)
-
-
-def package(folder: Path, name: str, files: dict[str, Any]) -> dict[str, str]:
-    """An npm archive of JSON files, and the recipe's row of it."""
-    path = folder / f"{name}.tgz"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as archive:
-        for file, data in files.items():
-            content = json.dumps(data).encode()
-            info = tarfile.TarInfo(f"package/{file}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"registry": "npm", "name": name, "version": "1", "file": path.name, "sha256": digest}
-
-
-THINGS = {"1F436": "dog face", "1F415": "dog", "1F34E": "red apple", "1F692": "fire engine", "2B50": "star"} | {
-    f"1F95{i}": f"food {i}" for i in range(8)
-}
-STYLES = ("noto", "blob", "flat")
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> world_stages.WorldWork:
-    """Thirteen things in three styles; the first set knows codes, the others names, with a number behind or without."""
-    work = tmp_path_factory.mktemp("world")
-    rows = [
-        {"label": name, "hexcode": code, "tags": ["tag one", "two", name.split()[0]], "group": 3 if i < 2 else 4}
-        for i, (code, name) in enumerate(THINGS.items())
-    ]
-    tone = {"label": "waving hand: dark skin tone", "hexcode": "1F44B-1F3FF"}
-    rows.append({"label": "waving hand", "hexcode": "1F44B", "tags": [], "group": 1, "skins": [tone]})
-    rows.append({"label": "regional indicator A", "hexcode": "1F1E6"})
-    groups = [{"order": 1, "message": "people"}, {"order": 3, "message": "animals"}, {"order": 4, "message": "food"}]
-    short = {f"en/shortcodes/{n}.json": {} for n in SHORT_CODES} | {"en/shortcodes/github.json": {"2B50": "estrella"}}
-    names = package(work / "packages", "names", {"en/data.json": rows, "en/messages.json": {"groups": groups}, **short})
-    sets = [_set(work, style, number) for number, style in enumerate(STYLES)]
-    data = {
-        "schema_version": 1,
-        "name": "toy",
-        "summary": "",
-        "seed": 5,
-        "names": names,
-        "captions": {"emoji": "{style} emoji of {name}", "icon": "{style} icon of {name}", "tags": 2},
-        "division": {"unseen": 0.1, "held_out": 0.25, "least_seen": 1},
-        "lists": {"longest": 9},
-        "prepare": {
-            "schema_version": 1,
-            "size_px": 32,
-            "filters": {"min_side_px": 32, "min_spread": 24},
-            "duplicates": {"hamming": 2, "colour": 12},
-            "output": {"format": "webp", "samples_per_shard": 10},
-        },
-        "sets": sets,
-    }
-    place = world_stages.WorldWork(World.model_validate(data, strict=False), work, silent=True)
-    for stage in world_stages.STAGES:
-        world_stages.run(place, stage)
-    return place
-
-
-def _set(work: Path, style: str, number: int) -> dict[str, Any]:
-    slugs = {code: name.replace(" ", "-") for code, name in THINGS.items()}
-    icons = {slug: {"body": svg(100 * number + i)} for i, slug in enumerate(slugs.values())}
-    chars = {code.lower(): slug for code, slug in slugs.items()} if number == 0 else {}
-    if number == 0:
-        icons |= {"waving-hand-dark-skin-tone": {"body": svg(900)}, "regional-indicator-a": {"body": svg(901)}}
-        icons |= {
-            "no-emoji": {"body": svg(902)},
-            "waving-hand": {"body": '<rect width="1" height="1" fill="#fafafa"/>'},
-        }
-    if number == 1:
-        icons["food-0"] = {"body": svg(0 * 100 + list(slugs).index("1F950"))}  # the first style's drawing again
-        icons["estrella-2"] = icons.pop("star")
-    files = {"icons.json": {"icons": icons, "width": 32, "height": 32}, "chars.json": chars}
-    terms = {"title": style, "license": "MIT", "attribution": f"{style} © nobody"}
-    kind = "icon" if style == "flat" else "emoji"
-    return {"style": style, "kind": kind, **terms, "package": package(work / "packages", style, files)}
+    return toy_world(tmp_path_factory.mktemp("world"))
 
 
 def test_what_is_taken_and_what_is_left_out(toy: world_stages.WorldWork) -> None:
@@ -258,22 +173,6 @@ def test_training_gets_nothing_that_is_tested(toy: world_stages.WorldWork) -> No
     assert not tested & {row.combination for row in left}
     dogs = {parts[row.combination] for row in rows if row.concept == base_concept("1F415") and row.style == "noto"}
     assert len(dogs) == 1, "the dog's face goes where the dog goes"
-
-
-def test_the_cache_leaves_out_what_is_tested(toy: world_stages.WorldWork, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("diffusers")
-    from edgefusion.data.cache import Cached
-    from edgefusion.zoo import world_cache
-
-    folder = world_cache.make_cache(toy, "zoo:emoji")
-    cached = Cached(folder)
-    parts = read_division((toy.lists / "division.csv").read_text("utf-8"))
-    found = [cached.facts(i)["fields"] for i in range(len(cached))]
-    assert {parts[Combination(row["concept"], row["style"])] for row in found} == {"taught"}
-    dropped = (toy.lists / "not-taught.txt").read_text("utf-8").splitlines()
-    assert len(cached) == len(pictures(toy.prepared)) - len(dropped)
-    monkeypatch.setattr(world_cache, "cache", None)  # a finished one is not made again
-    assert world_cache.make_cache(toy, "zoo:emoji") == folder
 
 
 @pytest.mark.parametrize("part", PARTS)

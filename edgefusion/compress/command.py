@@ -32,6 +32,10 @@ def main(
         int | None,
         typer.Option(min=4, help="Also add a guidance embedding of this width (LCM: 256), zero until trained."),
     ] = None,
+    fresh: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="SEED", help="Draw the weights anew instead of inheriting them: for comparisons."),
+    ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List the students, and stop.")] = False,
     download: Annotated[bool, typer.Option("--download", help="A hub id may be fetched; else only the cache.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
@@ -85,6 +89,7 @@ def main(
         out,
         start=start,
         guidance_dim=guidance_dim,
+        fresh_seed=fresh,
         download=download,
         say=(lambda line: None) if as_json else lambda line: print(line, file=sys.stderr, flush=True),
     )

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgefusion.compress.progressive import load_schedule, relative
 from edgefusion.compress.removed import removed_modules
-from edgefusion.compress.surgery import build_student, check_family, student_config, with_guidance_embedding
+from edgefusion.compress.surgery import (
+    build_student,
+    check_family,
+    fresh_student,
+    student_config,
+    with_guidance_embedding,
+)
 from edgefusion.models.card import Compression, StudentCard
 from edgefusion.models.family import family_of
 from edgefusion.models.macs import count_empty
@@ -61,6 +67,7 @@ def compress(
     *,
     start: Student | None = None,
     guidance_dim: int | None = None,
+    fresh_seed: int | None = None,
     download: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Compression:
@@ -73,6 +80,7 @@ def compress(
         folder: of the new checkpoint.
         start: the student that a schedule has before this stage; `teacher` must then be one.
         guidance_dim: also give it a guidance embedding of this width, zero until trained.
+        fresh_seed: draw its weights anew from this seed instead of inheriting them.
         download: may a hub id be fetched?
         say: told each step.
 
@@ -91,7 +99,10 @@ def compress(
     if not removed and cut.stage is None:
         raise UserError(f"{cut.name} keeps all that is here: there is nothing to remove.", where=place.source)
     say(f"reading {place.source}")
-    unet = build_student(place.module("unet"), student)
+    if fresh_seed is None:
+        unet = build_student(place.module("unet"), student)
+    else:
+        unet = fresh_student(config, student, fresh_seed)
     if guidance_dim:
         unet = with_guidance_embedding(unet, guidance_dim)
     done = Compression(
@@ -104,6 +115,7 @@ def compress(
         guidance_dim=guidance_dim,
         stage=cut.stage,
         taught_by=cut.taught_by,
+        fresh_seed=fresh_seed,
     )
     say(f"writing {folder}")
     new_card = card.model_copy(update={"student": cut.name, "compressed": done})

@@ -6,7 +6,7 @@ KOALA (arXiv 2312.04005) transformer layers too. What a student keeps is its fil
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgefusion.models.guidance import with_guidance_embedding as with_guidance_embedding
 from edgefusion.models.student import check_family as check_family
@@ -26,6 +26,19 @@ def build_student(teacher: UNet2DConditionModel, student: Student) -> UNet2DCond
     unet: UNet2DConditionModel = empty_unet(student_config(dict(teacher.config), student)).train()
     unet.load_state_dict(inherited(teacher.state_dict(), unet.state_dict(), student), strict=True, assign=True)
     return unet
+
+
+def fresh_student(config: dict[str, Any], student: Student, seed: int) -> UNet2DConditionModel:
+    """A student U-Net on the CPU that inherits nothing: torch's own initialisation, float32.
+
+    What inheriting is worth is measured against it (as BK-SDM's ablation does, arXiv 2305.15798).
+    """
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet2DConditionModel.from_config(student_config(config, student)).train()
 
 
 def inherited(

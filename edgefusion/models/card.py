@@ -60,6 +60,7 @@ class Compression(Strict):
     guidance_dim: int | None = Field(default=None, description="width of the new, untrained guidance embedding")
     stage: str | None = Field(default=None, description="stage of a schedule of progressive removal")
     taught_by: str | None = Field(default=None, description="teacher that the schedule names for training this stage")
+    fresh_seed: int | None = Field(default=None, description="weights drawn anew from it; None: inherited")
 
 
 class StudentCard(Strict):

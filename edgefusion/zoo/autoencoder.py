@@ -9,6 +9,8 @@ import numpy as np
 
 from edgefusion.distill.loop import fit
 from edgefusion.evaluate.perceptual import Perceptual
+from edgefusion.models.training import load_parts
+from edgefusion.spec.errors import UserError
 from edgefusion.zoo.recipe import AutoencoderRecipe, DecoderRecipe
 
 if TYPE_CHECKING:
@@ -35,6 +37,26 @@ def new(recipe: AutoencoderRecipe, size: int) -> AutoencoderKL:
     )
 
 
+def begun(recipe: AutoencoderRecipe, size: int) -> AutoencoderKL:
+    """What training begins with: an untrained one, or that of `recipe.start`.
+
+    Raises:
+        UserError: that one has another shape.
+    """
+    vae = new(recipe, size)
+    if recipe.start is None:
+        return vae
+    weights = load_parts(recipe.start, only=("vae",)).vae.state_dict()
+    if {name: value.shape for name, value in weights.items()} != {n: v.shape for n, v in vae.state_dict().items()}:
+        raise UserError(
+            "has an autoencoder of another shape than the recipe's.",
+            where=recipe.start,
+            remedy="Give autoencoder.channels and layers_per_block as that one has them, or leave out autoencoder.start.",
+        )
+    vae.load_state_dict(weights)
+    return vae
+
+
 def train(
     recipe: AutoencoderRecipe, pictures: np.ndarray, world: int, state: Path, seed: int, device: str
 ) -> AutoencoderKL:
@@ -45,7 +67,7 @@ def train(
     """
     import torch
 
-    vae = new(recipe, pictures.shape[1]).to(device, memory_format=torch.channels_last)
+    vae = begun(recipe, pictures.shape[1]).to(device, memory_format=torch.channels_last)
 
     def loss(generator: torch.Generator) -> dict[str, torch.Tensor]:
         x = _crops(pictures, world, recipe, generator).to(device)

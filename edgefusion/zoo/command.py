@@ -26,7 +26,7 @@ Examples:
 
   python -m edgefusion.zoo styles --size 256      pictures of ten emoji sets, their split and prompts, at 256 px
 
-  python -m edgefusion.zoo styles --preset cpu    the same at 128 px, then nine minutes of its teacher
+  python -m edgefusion.zoo styles --preset cpu    the same at 128 px, then encoders and teacher, an evening
 """
 
 
@@ -44,16 +44,16 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; torch's own choice without it.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of a world's pictures in px; its own without it.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Then train a world's teacher for a chunk: cpu or gpu. Again goes on.")
+        str | None, typer.Option(help="Then train a world's encoders and teacher: cpu or gpu. Again goes on.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="A shorter chunk than the preset's.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop the teacher after so long; again goes on.")] = None,
 ) -> None:
     from edgefusion.zoo.world import world_names
 
     if family in world_names():
-        place = _make_world(family, stage, work, listing, ship, threads or 2, size)
-        if preset and not (listing or stage):
-            _teach(family, place, preset, device, minutes, threads)
+        place = _make_world(family, None if preset else stage, work, listing, ship, threads or 2, size)
+        if preset:
+            _teach(family, place, preset, stage, listing, device, minutes, threads)
         return
     if size is not None or preset is not None:
         raise UserError(f"{family} is not made from a world.", where="--size, --preset", remedy="Leave them out.")
@@ -91,8 +91,17 @@ def _make_world(
     return place
 
 
-def _teach(family: str, place: Any, name: str, device: str | None, minutes: float | None, threads: int | None) -> None:
-    """A chunk of a world's teacher, its latents and text states cached before the first."""
+def _teach(
+    family: str,
+    world: Any,
+    name: str,
+    stage: str | None,
+    listing: bool,
+    device: str | None,
+    minutes: float | None,
+    threads: int | None,
+) -> None:
+    """A preset's stages: encoders, cache, and a chunk of the world's teacher."""
     from edgefusion.models.checkpoint import require_torch
     from edgefusion.zoo.preset import load_preset
 
@@ -100,15 +109,12 @@ def _teach(family: str, place: Any, name: str, device: str | None, minutes: floa
     require_torch()
     import torch
 
-    from edgefusion.zoo.teach import teach
-    from edgefusion.zoo.world_cache import make_cache
+    from edgefusion.zoo import preset_stages
 
     if threads:
         torch.set_num_threads(threads)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    cached = make_cache(place, preset.encoders, device)
-    made = teach(preset, cached, place.folder / f"teacher-{name}", device=device, minutes=minutes)
-    print(f"teacher: {made['steps_done']} of {made['steps']} steps", flush=True)
+    _go(preset_stages, preset_stages.PresetWork(world, name, preset, device, minutes), stage, listing)
 
 
 def _go(stages: Any, place: Any, stage: str | None, listing: bool) -> bool:
@@ -125,8 +131,11 @@ def _go(stages: Any, place: Any, stage: str | None, listing: bool) -> bool:
         if stages.done(place, name):
             print(f"{name}: done before")
             continue
-        seconds = stages.run(place, name)["seconds_of_last_run"]
-        print(f"{name}: done in {seconds} s", flush=True)
+        made = stages.run(place, name)
+        if made.get("steps_done") != made.get("steps"):
+            print(f"{name}: {made['steps_done']} of {made['steps']} steps; the same command goes on", flush=True)
+            return False
+        print(f"{name}: done in {made['seconds_of_last_run']} s", flush=True)
     return stage is None
 
 

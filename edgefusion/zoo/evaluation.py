@@ -23,7 +23,8 @@ from edgefusion.zoo.unet import noise_scheduler
 if TYPE_CHECKING:
     import torch
 
-    from edgefusion.zoo.stages import Record, Work
+    from edgefusion.zoo.encoder_stages import Record
+    from edgefusion.zoo.stages import Work
 
 TEACHER_STEPS = 25
 SEED = 1

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from edgefusion.spec.atomic import write_whole
 from edgefusion.spec.errors import UserError
+from edgefusion.zoo.choice import EVERYTHING, Choice, chosen_parts
 from edgefusion.zoo.division import PARTS, Combination, Part, leaks
-from edgefusion.zoo.prepared_world import Picture, divided, one_a_name, pictures
+from edgefusion.zoo.prepared_world import Picture, one_a_name, pictures
 from edgefusion.zoo.world import World
 
 DROP_FILE = "not-taught.txt"
@@ -19,8 +20,8 @@ DIVISION_FILE = "division.csv"
 HEAD = ("text", "name", "file_name", "style", "concept")
 
 
-def write_lists(world: World, prepared: Path, out: Path) -> dict[str, int]:
-    """Write all lists of a prepared world into `out`; pictures by part.
+def write_lists(world: World, prepared: Path, out: Path, choice: Choice = EVERYTHING) -> dict[str, int]:
+    """Write all lists of a prepared world, or of a choice of it, into `out`; pictures by part.
 
     `PART.csv` is a prompt list of distinct names, `real/PART/` has the pictures it asks for under the same file names,
     with their metadata.csv; `not-taught.txt` names what training must leave out, and `division.csv` says of every
@@ -30,15 +31,15 @@ def write_lists(world: World, prepared: Path, out: Path) -> dict[str, int]:
         UserError: the division leaks, which only a change in the code can bring about.
     """
     rows = pictures(prepared)
-    parts = divided(rows, world)
+    parts = chosen_parts(rows, world, choice)
     if found := leaks(parts):
         raise UserError(f"the division leaks: {found[0]}.", where=world.name, exit_code=3)
-    by_part = {part: [row for row in rows if parts[row.combination] == part] for part in PARTS}
+    by_part = {part: [row for row in rows if parts.get(row.combination) == part] for part in PARTS}
     out.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         asked = one_a_name(by_part[part], world, part)
         _write_list(out, part, asked)
-    dropped = sorted(row.source for part in PARTS[1:] for row in by_part[part])
+    dropped = sorted(row.source for row in rows if parts.get(row.combination) != "taught")
     write_whole(out / DROP_FILE, "".join(f"{name}\n" for name in dropped).encode())
     write_whole(out / DIVISION_FILE, division_table(parts).encode())
     return {part: len(by_part[part]) for part in PARTS}

@@ -1,4 +1,4 @@
-"""How long, and on what, a world's teacher is trained: `edgefusion/zoo/<family>/presets/<name>.toml`."""
+"""On what and how long a world's models are trained: `edgefusion/zoo/<family>/presets/<name>.toml`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from pydantic import Field
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.strict import Strict, validate
 from edgefusion.spec.toml_file import read_toml
-from edgefusion.zoo.recipe import ROOT, TeacherRecipe
+from edgefusion.zoo.choice import Choice
+from edgefusion.zoo.recipe import ROOT, AutoencoderRecipe, DecoderRecipe, TeacherRecipe, TextRecipe
+
+ENCODERS_FILE = "encoders.toml"
 
 
 class Preset(Strict):
-    """A teacher for one kind of machine. `encoders`: the checkpoint whose autoencoder and text encoder the cache has.
+    """A world's encoders and teacher for one kind of machine.
 
-    One command trains for at most `chunk_minutes`, and writes no file with more weights than `file_mib` but the state
-    that it goes on from on the same machine.
+    One command trains the teacher for at most `chunk_minutes` (to its end without it), and writes no file with more
+    weights than `file_mib` but the state that it goes on from on the same machine. `autoencoder`, `decoder` and `text`
+    stand in encoders.toml beside the presets' folder, for all of them.
     """
 
     schema_version: Literal[1]
     summary: str
-    encoders: str
-    chunk_minutes: float = Field(gt=0)
+    chunk_minutes: float | None = Field(default=None, gt=0)
     file_mib: float = Field(gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int
+    choice: Choice
+    autoencoder: AutoencoderRecipe
+    decoder: DecoderRecipe
+    text: TextRecipe
     teacher: TeacherRecipe
 
 
@@ -44,4 +51,4 @@ def load_preset(family: str, name: str) -> Preset:
     if name not in known:
         raise UserError(f"there is no preset {name!r}.", where=family, remedy=f"Say one of: {', '.join(known)}.")
     path = ROOT / family / "presets" / f"{name}.toml"
-    return validate(Preset, read_toml(path), path)
+    return validate(Preset, read_toml(ROOT / family / ENCODERS_FILE) | read_toml(path), path)

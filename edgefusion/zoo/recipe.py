@@ -46,7 +46,12 @@ class PictureRecipe(Strict):
 
 
 class AutoencoderRecipe(Strict):
-    """AutoencoderKL; `world_share` of each batch comes from the family's world, the rest from all pictures."""
+    """AutoencoderKL; `world_share` of each batch comes from the family's world, the rest from all pictures.
+
+    `start`: a checkpoint of the same shape whose autoencoder it goes on from.
+    """
+
+    start: str | None = None
 
     channels: tuple[int, ...]
     layers_per_block: int

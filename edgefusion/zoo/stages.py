@@ -14,19 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgefusion.zoo import autoencoder, pictures, text
 from edgefusion.zoo import unet as unets
+from edgefusion.zoo.encoder_stages import Record, load_vae, make_autoencoder, make_decoder, make_text
 from edgefusion.zoo.recipe import FamilyRecipe
 from edgefusion.zoo.stage_record import is_of, write_json
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-Record = dict[str, Any]
 TOOLS = ("torch", "diffusers", "transformers", "numpy")
 
 
@@ -42,6 +42,11 @@ class Work:
     def state(self, stage: str) -> Path:
         """Prefix of the resumable training state of `stage` under the recipe as it is now."""
         return self.folder / "state" / f"{stage}-{self.fingerprint(stage)[:8]}"
+
+    @property
+    def packages(self) -> Path:
+        """Archives of the registries."""
+        return self.folder / "packages"
 
     def record(self, stage: str) -> Path:
         """The file whose presence, with the right fingerprint, means that the stage is done."""
@@ -68,10 +73,7 @@ class Work:
 
     def vae(self) -> AutoencoderKL:
         """The finished autoencoder, frozen; with the refined decoder once there is one."""
-        from diffusers import AutoencoderKL
-
-        folder = self.folder / ("vae_refined" if done(self, "decoder") else "vae")
-        return AutoencoderKL.from_pretrained(folder).to(self.device).requires_grad_(False).eval()
+        return load_vae(self.folder / ("vae_refined" if done(self, "decoder") else "vae"), self.device)
 
     def taught(self) -> list[int]:
         """Indices of the pictures the U-Nets learn: the world's, in the styles that are taught."""
@@ -93,50 +95,9 @@ class Work:
 
 
 def make_pictures(work: Work) -> Record:
-    pictures.build(work.recipe.pictures, work.folder / "packages", work.folder)
+    pictures.build(work.recipe.pictures, work.packages, work.folder)
     pixels, _, world = work.pictures()
     return {"pictures": len(pixels), "world_pictures": world}
-
-
-def make_autoencoder(work: Work) -> Record:
-    pixels, _, world = work.pictures()
-    vae = autoencoder.train(
-        work.recipe.autoencoder, pixels, world, work.state("autoencoder"), work.recipe.seed, work.device
-    )
-    vae.save_pretrained(work.folder / "vae")
-    return {"psnr_db": _psnr_db(vae, pixels[:world])}
-
-
-def _psnr_db(vae: AutoencoderKL, pixels: np.ndarray) -> float:
-    """Mean PSNR of pictures through the autoencoder."""
-    again = autoencoder.decode(vae, autoencoder.encode(vae, pixels))
-    error = ((again.astype(np.float32) - pixels) ** 2).mean((1, 2, 3))
-    return float((10 * np.log10(255.0**2 / error)).mean())
-
-
-def make_decoder(work: Work) -> Record:
-    pixels = work.pictures()[0][work.taught()]
-    vae, recipe = work.vae(), work.recipe.decoder
-    before = _psnr_db(vae, pixels)
-    latents = autoencoder.encode(vae, pixels)
-    vae = autoencoder.refine_decoder(recipe, vae, latents, pixels, work.state("decoder"), work.recipe.seed)
-    vae.save_pretrained(work.folder / "vae_refined")
-    return {"psnr_db_before": before, "psnr_db": _psnr_db(vae, pixels)}
-
-
-def make_text(work: Work) -> Record:
-    from edgefusion.evaluate.features import features
-
-    pixels, rows, _ = work.pictures()
-    recipe = work.recipe.text
-    tokenizer = text.make_tokenizer(recipe, work.folder / "packages", work.folder / "tokenizer")
-    path = work.folder / "features.npy"
-    if not path.exists() or len(np.load(path, mmap_mode="r")) != len(pixels):
-        np.save(path, features(pixels))
-    ids = text.tokenize(tokenizer, [row.caption for row in rows], recipe.length)
-    model, top1 = text.train(recipe, ids, np.load(path), work.state("text"), work.recipe.seed, work.device)
-    model.save_pretrained(work.folder / "text_encoder")
-    return {"picture_to_caption_top1": top1, "captions": len(rows)}
 
 
 def make_teacher(work: Work) -> Record:

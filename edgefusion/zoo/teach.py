@@ -57,7 +57,7 @@ def teach(preset: Preset, cached: Path, out: Path, *, device: str = "cpu", minut
         out / "state",
         seed=preset.seed,
         label="teacher",
-        minutes=min(minutes or preset.chunk_minutes, preset.chunk_minutes),
+        minutes=min((m for m in (minutes, preset.chunk_minutes) if m is not None), default=None),
         begin=progress["steps_done"],
     )
     chunk = {
@@ -87,7 +87,7 @@ def load_cache(folder: Path, device: str = "cpu") -> Cache:
 
 def _progress(out: Path, preset: Preset) -> Progress:
     """What is done in `out`, which is made if it is missing."""
-    told = preset.model_dump(mode="json", include={"encoders", "seed", "teacher"})
+    told = preset.model_dump(mode="json", include={"seed", "choice", "autoencoder", "text", "teacher"})
     fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     out.mkdir(parents=True, exist_ok=True)
     path = out / PROGRESS_FILE
