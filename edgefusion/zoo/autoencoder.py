@@ -51,7 +51,7 @@ def begun(recipe: AutoencoderRecipe, size: int) -> AutoencoderKL:
         raise UserError(
             "has an autoencoder of another shape than the recipe's.",
             where=recipe.start,
-            remedy="Give autoencoder.channels and layers_per_block as that one has them, or leave out autoencoder.start.",
+            remedy="Give autoencoder.channels and layers_per_block as that one has them, or no autoencoder.start.",
         )
     vae.load_state_dict(weights)
     return vae
