@@ -164,6 +164,41 @@ def test_the_legal_graph_is_the_same_graph_in_the_npus_operators(float_graph: Pa
     assert named["GroupNormalization"] == "norm/g" and named["Gelu"] == "block.ff.act/e", "modules are kept"
 
 
+def in_tiles(rows: int) -> str:
+    """BODY with its attention a head and so many queries at a time, as export/legal/tiling.py has it traced; V = Q."""
+    text, heads = "v1 = MatMul(l, wq) v2 = Reshape(v1, s4) v3 = Transpose<perm=[0,2,1,3]>(v2) ", []
+    for head in range(HEADS):
+        ends = f"h{head} = Constant<value_ints=[{head}]>() i{head} = Constant<value_ints=[{head + 1}]>()"
+        cuts = [f"{x}{head} = Slice({x}, h{head}, i{head}, ax1)" for x in ("q4", "k7", "v3")]
+        text += " ".join([ends, *cuts, ""])
+        tiles = [f"{head}_{row}" for row in range(0, N, rows)]
+        for row, tile in zip(range(0, N, rows), tiles, strict=True):
+            text += f"""b{tile} = Constant<value_ints=[{row}]>() e{tile} = Constant<value_ints=[{row + rows}]>()
+                q{tile} = Slice(q4{head}, b{tile}, e{tile}, ax2) p{tile} = MatMul(q{tile}, k7{head})
+                a{tile} = Softmax<axis=-1>(p{tile}) o{tile} = MatMul(a{tile}, v3{head}) """
+        text += f"oh{head} = Concat<axis=2>({', '.join('o' + tile for tile in tiles)}) "
+        heads.append(f"oh{head}")
+    axes = "ax1 = Constant<value_ints=[1]>() ax2 = Constant<value_ints=[2]>() "
+    whole = "p = MatMul(q4, k7) a = Softmax<axis=-1>(p) o1 = MatMul(a, k3)"
+    assert whole in BODY
+    return BODY.replace(whole, f"{axes}{text}o1 = Concat<axis=1>({', '.join(heads)})")
+
+
+@pytest.mark.parametrize("rows", [16, N])
+def test_an_attention_in_tiles_is_scaled_in_its_weights(rows: int, soc: _qnn_session.Soc, tmp_path: Path) -> None:
+    path = written(in_tiles(rows), tmp_path / "tiles.onnx")
+    model = ir.load(path)
+    assert legalise(model) == {"group norms": 1, "GELUs": 1, "scales of tiles": 2}
+    assert "root" not in model.graph.initializers, "the scales are in the weights of q and k"
+    ir.save(model, tmp_path / "legal.onnx")
+    assert psnr_db(outputs(path), outputs(tmp_path / "legal.onnx")) > 110
+    quantise(model, ranges(tmp_path / "legal.onnx", CALLS), Weights())
+    ir.save(model, tmp_path / "quantised.onnx")
+    found = qnn.trial(tmp_path / "quantised.onnx", CALLS[0], soc)[0]
+    assert psnr_db(outputs(tmp_path / "quantised.onnx"), found) > 45, "as on the CPU"
+    assert psnr_db(outputs(path), found) > 35, "as in float32"
+
+
 def test_what_only_looks_like_a_norm_or_a_gelu_is_left_alone(tmp_path: Path) -> None:
     body = BODY.replace("e3 = Add(e2, one)", "e3 = Add(e2, half)").replace("g4 = Mul(g3, gamma)", "g4 = Mul(g3, g3)")
     path = written(body, tmp_path / "other.onnx")

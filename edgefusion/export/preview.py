@@ -79,7 +79,7 @@ def show(facts: dict[str, Any]) -> None:
     for name, part in facts["parts"].items():
         if "tiles" in part:
             cut = f"{name}: {part['attentions_cut']} attentions in {part['tiles']} tiles"
-            console.print(f"{cut}, {part['dram_removed_mb']:.0f} MB a call less to DRAM and back.")
+            console.print(f"{cut}, {part['dram_removed_mb']:.0f} MB a call less to DRAM and back, by shapes.")
     console.print(f"Memory: {facts['minimum_mib']} MiB a part at a time, {facts['resident_mib']} MiB all loaded.")
     console.print(_verdict(facts), soft_wrap=True)
     for line in facts["remaining"]:

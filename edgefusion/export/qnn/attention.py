@@ -2,7 +2,8 @@
 
 torch writes softmax((q·√s)(√s·kᵀ)) and turns k with two Reshapes around a Transpose. Each is a pass over memory on an
 NPU, and each product is rounded to sixteen bits once more. Here: one Transpose of k, and s goes into the weights that
-make q, or stays one product where q is not made by weights.
+make q, or stays one product where q is not made by weights. In tiles (legal.tiling) q·√s and √s·kᵀ are cut and read
+many times: there each √s goes into the weights that make its side.
 """
 
 from __future__ import annotations
@@ -13,11 +14,27 @@ import onnx_ir as ir
 from edgefusion.export.qnn.graph import constant, is_scalar, made_by, new_constant, only_user, put, swap
 
 MOVES = ("Reshape", "Transpose")
+CUTS = ("Slice", "Split")
 
 
 def straighten_attention(model: ir.Model) -> int:
     """Rewrite every attention of the graph; their number."""
     return sum(_straighten(model.graph, node) for node in list(model.graph) if node.op_type == "Softmax")
+
+
+def scale_tiles(model: ir.Model) -> int:
+    """Products by a number that are cut, or read more than once, go into the weights before them; their number."""
+    found = 0
+    for node in list(model.graph):
+        if node.op_type != "Mul" or node.outputs[0].is_graph_output():
+            continue
+        value, factor = _unscaled(node.outputs[0])
+        readers = [use.node.op_type for use in node.outputs[0].uses()]
+        shared = len(readers) > 1 or set(readers) <= set(CUTS)
+        if factor != 1.0 and readers and shared and _scale_weights(model.graph, value, factor):
+            swap(node.outputs[0], value)
+            found += 1
+    return found
 
 
 def drop_nan_guards(model: ir.Model) -> int:
@@ -40,7 +57,7 @@ def _straighten(graph: ir.Graph, softmax: ir.Node) -> bool:
     scores = softmax.inputs[0]
     masked = made_by(scores, "Add")
     product = made_by(masked.inputs[0] if masked is not None else scores, "MatMul")
-    if product is None:
+    if product is None or len(list(product.inputs[1].uses())) > 1:  # type: ignore[union-attr]  # tiles share keys
         return False
     q, by_q = _unscaled(product.inputs[0])
     turned, by_k = _unscaled(product.inputs[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgefusion.export.qnn.attention import drop_nan_guards, straighten_attention
+from edgefusion.export.qnn.attention import drop_nan_guards, scale_tiles, straighten_attention
 from edgefusion.export.qnn.gelu import fuse_gelus
 from edgefusion.export.qnn.graph import drop_unused
 from edgefusion.export.qnn.group_norm import OPSET, fuse_group_norms
@@ -15,6 +15,7 @@ REWRITES = {
     "GELUs": fuse_gelus,
     "time tables": tabulate_time,
     "guards of softmax": drop_nan_guards,
+    "scales of tiles": scale_tiles,
     "attentions": straighten_attention,
 }
 IR_VERSION = 10
