@@ -208,7 +208,8 @@ def test_what_only_looks_like_a_norm_or_a_gelu_is_left_alone(tmp_path: Path) -> 
     assert psnr_db(outputs(path), outputs(tmp_path / "legal.onnx")) > 110
 
 
-def test_timesteps_come_out_of_a_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [False, True], ids=["weights inside", "weights beside"])
+def test_timesteps_come_out_of_a_table(beside: bool, tmp_path: Path) -> None:
     freq = {"freq": 10000.0 ** (-np.arange(8) / 8)[None]}
     body = """t (int64[1] timestep) => (float[1,16] y) {
         u = Cast<to=1>(timestep) s = Constant<value_ints=[1,1]>() v = Reshape(u, s) m = Mul(v, freq)
@@ -217,7 +218,7 @@ def test_timesteps_come_out_of_a_table(tmp_path: Path) -> None:
     model = onnx.load(path)
     for node in model.graph.node[:-1]:
         node.name = f"time_proj/{node.output[0]}"
-    onnx.save(model, path)
+    onnx.save(model, path, save_as_external_data=beside, location="weights.data", size_threshold=60)
     made = ir.load(path)
     assert legalise(made) == {"time tables": 1}
     ir.save(made, tmp_path / "legal.onnx")

@@ -44,6 +44,7 @@ def _rows(model: ir.Model, value: ir.Value) -> np.ndarray:
 
     piece = ir.convenience.extract(model.graph, ["timestep"], [value.name or ""])
     whole = ir.Model(piece, ir_version=model.ir_version)
+    ir.external_data.load_to_model(whole)  # what is given to the engine as bytes has no file beside it
     session = ort.InferenceSession(ir.to_proto(whole).SerializeToString(), providers=["CPUExecutionProvider"])
     steps: Iterable[int] = range(TIMESTEPS)
     rows = [session.run(None, {"timestep": np.array([t], dtype=np.int64)})[0] for t in steps]
