@@ -16,7 +16,7 @@ from edgefusion.report.phones import executorch_rewrites, executorch_unet, expor
 from edgefusion.report.records import read, table
 from edgefusion.report.room import benches_table, profiles_table, records
 from edgefusion.report.targets import targets
-from edgefusion.report.tiling import tiling_measured, tiling_shapes
+from edgefusion.report.tiling import tiling_measured, tiling_npu, tiling_shapes
 from edgefusion.report.training import distill_speed, zoo_claims, zoo_npu, zoo_quantised
 from edgefusion.report.worlds import styles_autoencoder, styles_counts, styles_groups, styles_terms, styles_text
 from edgefusion.spec.errors import UserError
@@ -98,6 +98,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "styles-text": styles_text,
     "tiling-shapes": tiling_shapes,
     "tiling-measured": tiling_measured,
+    "tiling-npu": tiling_npu,
     "targets": targets,
     "records": records,
     "profiles": profiles_table,

@@ -1,4 +1,4 @@
-"""Tables of attention in tiles: what is cut, from shapes, and what it does to the engines of a CPU, measured."""
+"""Tables of attention in tiles: what is cut, from shapes; what it does to the engines of a CPU, and on an NPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from edgefusion.report.records import read, table
 
 TILING_RECORD = "this-machine/tiling.json"
+NPU_RECORD = "this-machine/npu-tiling.json"
 GB, MB = 1e9, 1e6
 
 
@@ -57,6 +58,40 @@ def tiling_measured(profiles: Path) -> str:
     last = record[next(what for what in reversed(said) if what in record)]
     facts += ["tiles are those of 4096 tokens"]
     note = f"\n{last['machine']}, {last['threads']} threads; {'; '.join(facts)}. {last.get('note', '')}\n"
+    return table(head, rows) + note
+
+
+def tiling_npu(profiles: Path) -> str:
+    """Attention whole and in tiles: what Qualcomm's compiler makes of it, and its error on the simulator."""
+    record = read(profiles / NPU_RECORD)
+    rows = []
+    for what, cuts in sorted(record["graphs"].items()):
+        words = f"self-attention, {what} tokens" if what.isdigit() else f"U-Net of {what}"
+        for cut, row in cuts.items():
+            sizes = [
+                _short(row["softmax_bytes"] / MB),
+                f"{row['spill_buffer_bytes'] / MB:.1f}",
+                f"{row['binary_mib']:.1f}",
+            ]
+            error = f"{row['relative_error']['simulator']:.4f}" if "relative_error" in row else "–"
+            rows.append([words, cut, *sizes, f"{row['cpu_s']:.0f}", error])
+    chip = row["context"]
+    note = (
+        f"\n{record['attention']['channels']} channels, {record['attention']['heads']} heads; W8A16, every node on the "
+        f"NPU: {chip['name']} (Hexagon v{chip['arch']}, {chip['vtcm_mib']} MiB of local memory), SDK {chip['sdk']}. "
+        "Scores and softmax: of the largest attention. Spill buffer: DRAM set aside for what local memory does not "
+        "hold; how often a run writes and reads it, the SDK does not say here. Error: of the compiled context on the "
+        "simulator, relative to float32.\n"
+    )
+    head = [
+        "",
+        "attention",
+        "scores and softmax, MB",
+        "spill buffer, MB",
+        "context, MiB",
+        "compiling, s of CPU",
+        "error",
+    ]
     return table(head, rows) + note
 
 

@@ -4,6 +4,7 @@
     edgefusion export --target host --weights build/bk-tiny --out build/float
     python tests/benchmarks/npu_full_size.py --float build/float --work build/npu \
         --record profiles/this-machine/npu-full-size.json
+    python tests/benchmarks/npu_full_size.py … --tiling build/bk-tiny     # attention in tiles, as `tiling = "auto"`
 
 What it shows: the NPU compiler takes every node (there is no fallback to the CPU), and what that costs on a host.
 The weights are random, so no figure here is one of quality; the calls that give the ranges are normal noise.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from npu_tiling import TELL_SPILL, spill_buffer
 from record import keep
 
 from edgefusion.backends import qnn
@@ -34,11 +36,34 @@ from edgefusion.spec.recipe import PartRecipe
 from edgefusion.spec.rooms import load_device
 
 MIB = 2**20
+TILED = "float/model.onnx"
+
+
+def traced(words: argparse.Namespace) -> None:
+    """The part of the checkpoint anew, its attentions in tiles; the float bundle has them whole."""
+    from edgefusion.export.graphs import example, load_graph, weightless_graph
+    from edgefusion.export.legal.tiling import KIB, WIDTHS, attentions, fit, tile
+    from edgefusion.export.tensors import signatures
+    from edgefusion.export.trace import trace
+    from edgefusion.models.layout import read_layout
+    from edgefusion.models.locate import locate
+
+    image = open_bundle(words.plain, verify=False).manifest.image
+    layout = read_layout(locate(str(words.tiling)), "auto")
+    signature = signatures(layout, 77, image.height, image.width)[words.part]
+    memory = int(load_device(words.device).sram_kib.value or 0) * KIB
+    shapes = attentions(weightless_graph(layout, words.part), *example(signature, "meta"))
+    cuts = {name: fit(shape, WIDTHS["uint16"], memory) for name, shape in shapes.items()}
+    (words.work / "float").mkdir(exist_ok=True)
+    trace(tile(load_graph(layout, words.part), cuts), signature, 18, words.work / TILED)
+    more = [cut.count for cut in cuts.values() if cut.count > 1]
+    (words.work / "tiles.json").write_text(json.dumps({"attentions_cut": len(more), "tiles": sum(more)}))
 
 
 def legal(words: argparse.Namespace) -> None:
     bundle = open_bundle(words.plain, verify=False)
-    legal_graph(bundle.path(bundle.manifest.parts[words.part].file), words.work / "legal.onnx")
+    plain = bundle.path(bundle.manifest.parts[words.part].file)
+    legal_graph(words.work / TILED if words.tiling else plain, words.work / "legal.onnx")
 
 
 def watch(words: argparse.Namespace) -> None:
@@ -55,8 +80,9 @@ def quantise(words: argparse.Namespace) -> None:
 def compiled(words: argparse.Namespace) -> None:
     folder = words.work / "context"
     folder.mkdir(exist_ok=True)
-    made = qnn.compile_context(words.work / "quantised.onnx", folder, chip_of(load_device(words.device)))
-    (words.work / "compiler.json").write_text(json.dumps({"seconds": made.seconds, "peak_mib": made.peak_mib}))
+    made = qnn.compile_context(words.work / "quantised.onnx", folder, chip_of(load_device(words.device)), **TELL_SPILL)
+    facts = {"seconds": made.seconds, "peak_mib": made.peak_mib, "spill_buffer_bytes": spill_buffer(folder / qnn.FILE)}
+    (words.work / "compiler.json").write_text(json.dumps(facts))
 
 
 def calls(words: argparse.Namespace) -> list[dict[str, np.ndarray]]:
@@ -71,6 +97,7 @@ def calls(words: argparse.Namespace) -> list[dict[str, np.ndarray]]:
 
 
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], None], str]] = {
+    "trace": (traced, "float/*"),
     "legalise": (legal, "legal.onnx*"),
     "ranges": (watch, "ranges.json"),
     "quantise": (quantise, "quantised.onnx*"),
@@ -94,6 +121,7 @@ def measured(name: str, words: argparse.Namespace) -> dict[str, Any]:
     if name == "compile":
         compiler = json.loads((words.work / "compiler.json").read_text())
         row |= {"peak_mib": round(compiler["peak_mib"]), "compiler_seconds": compiler["seconds"]}
+        row |= {"spill_buffer_bytes": compiler["spill_buffer_bytes"]}
     print(name, row, flush=True)
     return row
 
@@ -104,6 +132,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--part", default="unet")
     parser.add_argument("--device", default="snapdragon-8-gen-3")
+    parser.add_argument("--tiling", type=Path, metavar="CHECKPOINT", help="cut its attentions; kept beside the whole")
     parser.add_argument("--calls", type=int, default=2)
     parser.add_argument("--stage", choices=list(STAGES))
     parser.add_argument("--record", type=Path)
@@ -113,7 +142,11 @@ def main() -> None:
         return
     words.work.mkdir(parents=True, exist_ok=True)
     manifest = open_bundle(words.plain, verify=False).manifest
-    rows = {name: measured(name, words) for name in STAGES}
+    rows = {name: measured(name, words) for name in STAGES if name != "trace" or words.tiling}
+    made = {"stages": rows, "peak_mib": max(row["peak_mib"] for row in rows.values())}
+    known = json.loads(words.record.read_text()) if words.record and words.record.is_file() else {}
+    if words.tiling:
+        made = {"tiled": json.loads((words.work / "tiles.json").read_text()) | made}
     record = {
         "schema_version": 1,
         "what": "npu_full_size",
@@ -124,8 +157,8 @@ def main() -> None:
         "device": words.device,
         "calls": words.calls,
         "context": json.loads((words.work / "context" / qnn.FACTS).read_text()),
-        "stages": rows,
-        "peak_mib": max(row["peak_mib"] for row in rows.values()),
+        **{key: known[key] for key in ("stages", "peak_mib", "tiled") if key in known},
+        **made,
         "executed": False,
         "machine": {"system": platform.system(), "arch": platform.machine(), "cores": os.cpu_count()},
     }
