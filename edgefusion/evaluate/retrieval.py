@@ -17,14 +17,17 @@ def retrieval(
     Returns:
         {"top1": …, "top5": …, "chance_top5": …}, shares in [0, 1]. Features are centred on the references' mean.
     """
-    mean = reference.mean(0)
-    similarity = _unit(made - mean) @ _unit(reference - mean).T
-    order = np.argsort(-similarity, axis=1)
-    hits = np.array(names)[order] == np.array(asked)[:, None]
+    hits = np.array(names)[nearest(made, reference)] == np.array(asked)[:, None]
     shares = {f"top{k}": float(hits[:, :k].any(1).mean()) for k in ranks}
     per_name = np.mean([names.count(name) for name in asked])
     k = ranks[-1]
     return {**shares, f"chance_top{k}": float(1 - (1 - per_name / len(names)) ** k)}
+
+
+def nearest(made: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Of each row of `made` [M, F] the rows of `reference` [N, F], the nearest first: int [M, N]."""
+    mean = reference.mean(0)
+    return np.argsort(-(_unit(made - mean) @ _unit(reference - mean).T), axis=1)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -14,82 +14,25 @@ import csv
 import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from claims_run import SEEDS, Asked, Run, Words
 from record import keep
 
 RECIPES = Path(__file__).with_name("claims")
 TEACHER, GUIDANCE, TEACHER_STEPS = "zoo:emoji/teacher", "2", 25
-SEEDS = (0, 1, 2)
 CONCEPT = "robot"  # a picture the family has never seen: not of its world's groups
 TOKEN = "sks"
-Words = list[str]
 
 
-class Run:
-    """A work folder; commands in it are the user's own, and run once."""
-
-    def __init__(self, work: Path, threads: int) -> None:
-        self.work, self.threads = work, threads
-
-    def verb(self, *words: object) -> Words:
-        return [sys.executable, "-m", "edgefusion", *(str(word) for word in words)]
-
-    def all(self, commands: dict[str, Words], together: int = 1) -> None:
-        """Those that are not done, at most so many at a time; one that fails ends everything."""
-        left = {name: words for name, words in commands.items() if not self._done(name).exists()}
-        running: dict[str, subprocess.Popen[bytes]] = {}
-        while left or running:
-            while left and len(running) < together:
-                name, words = left.popitem()
-                print(f"{name}: begins", flush=True)
-                log = (self.work / f"{name}.log").open("ab")
-                environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-                running[name] = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
-            name, process = next(iter(running.items()))
-            if process.wait() != 0:
-                raise SystemExit(f"{name} failed: {self.work / (name + '.log')}")
-            running.pop(name)
-            self._done(name).touch()
-            print(f"{name}: done", flush=True)
-
-    def _done(self, name: str) -> Path:
-        return self.work / f"{name}.done"
-
-    def figures(self, name: str) -> dict[str, Any]:
-        return json.loads((self.work / f"{name}.json").read_text("utf-8"))
-
-    def distill(self, kind: str, recipe: str, student: Path | str, *more: object, out: str = "") -> Words:
-        """`edgefusion distill`, to the folder of the recipe's name or `out`."""
-        path = RECIPES / f"{recipe}.toml"
-        return self.verb(
-            "distill", kind, "--student", student, "--recipe", path, "-o", self.work / (out or recipe), *more
-        )
-
-    def judge(self, name: str, checkpoint: object, steps: int, *more: object) -> dict[str, Words]:
-        """For each seed: the prompts drawn, held against the real pictures."""
-        asked = ("--prompts", self.work / "prompts.csv", "--reference", self.work / "real", "--steps", steps)
-        return {
-            f"{name}-{seed}": self.verb(
-                *("evaluate", "model", checkpoint, *asked, "--seed", seed, "--guidance", GUIDANCE),
-                *("--out", self.work / "drawn" / f"{name}-{seed}", "--record", self.work / f"{name}-{seed}.json"),
-                *more,
-            )
-            for seed in SEEDS
-        }
-
-    def beside_teacher(self, name: str) -> Words:
-        """The pictures of `name`, a model and a seed, beside the teacher's of the same noise."""
-        theirs = self.work / "drawn" / f"teacher-{name.rpartition('-')[2]}" / "pictures"
-        made = self.work / "drawn" / name / "pictures"
-        record = self.work / f"{name}-paired.json"
-        return self.verb("evaluate", "pictures", made, "--reference", theirs, "--paired", "--record", record)
+def distill(run: Run, kind: str, recipe: str, student: Path | str, *more: object, out: str = "") -> Words:
+    """`edgefusion distill`, to the folder of the recipe's name or `out`."""
+    path = RECIPES / f"{recipe}.toml"
+    return run.verb("distill", kind, "--student", student, "--recipe", path, "-o", run.work / (out or recipe), *more)
 
 
 def write_pictures(run: Run) -> None:
@@ -151,12 +94,12 @@ def make_students(run: Run, together: int) -> dict[str, tuple[object, int, tuple
         }
     )
     taught = ("--teacher", TEACHER, *data)
-    run.all({name: run.distill("kd", name, w / "bk-tiny", *taught) for name in ("kd-no-features", "kd")}, together)
+    run.all({name: distill(run, "kd", name, w / "bk-tiny", *taught) for name in ("kd-no-features", "kd")}, together)
     kd = w / "kd" / "student"
     run.all(
         {
-            "lcm-self": run.distill("lcm", "lcm", kd, "--teacher", kd, *data, out="lcm-self"),
-            "lcm-large": run.distill("lcm", "lcm", kd, *taught, out="lcm-large"),
+            "lcm-self": distill(run, "lcm", "lcm", kd, "--teacher", kd, *data, out="lcm-self"),
+            "lcm-large": distill(run, "lcm", "lcm", kd, *taught, out="lcm-large"),
         },
         together,
     )
@@ -164,8 +107,8 @@ def make_students(run: Run, together: int) -> dict[str, tuple[object, int, tuple
     concept = ("--pictures", w / "concept", "--instance-prompt", said, "--class-prompt", f"fluent emoji of {CONCEPT}")
     run.all(
         {
-            "dreambooth": run.distill("dreambooth", "dreambooth", kd, *concept, "--prompt", said),
-            "decoder": run.distill("decoder", "decoder", w / "lcm-large" / "student", *data),
+            "dreambooth": distill(run, "dreambooth", "dreambooth", kd, *concept, "--prompt", said),
+            "decoder": distill(run, "decoder", "decoder", w / "lcm-large" / "student", *data),
         },
         together,
     )
@@ -182,16 +125,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--record", type=Path)
     words = parser.parse_args()
-    run = Run(words.work.resolve(), words.threads)
-    run.work.mkdir(parents=True, exist_ok=True)
-
+    run = Run(words.work, words.threads, GUIDANCE)
     models = make_students(run, words.together)
     judged: dict[str, Words] = {}
+    asked = Asked(run.work / "prompts.csv", run.work / "real")
     for name, (checkpoint, steps, more) in models.items():
-        judged |= run.judge(name, checkpoint, steps, *more)
+        judged |= run.judge(name, checkpoint, steps, asked, *more)
     run.all(judged, words.together)
     compared = [f"{name}-{SEEDS[0]}" for name in models if name != "teacher"]  # a minute each: of one seed
-    paired = {f"{name}-paired": run.beside_teacher(name) for name in compared}
+    paired = {f"{name}-paired": run.beside(name, f"teacher-{SEEDS[0]}") for name in compared}
     run.all(paired, words.together)
     recipes = ("kd", "kd-no-features", "lcm-large", "lcm-self", "dreambooth", "decoder")
     record = {
