@@ -113,7 +113,7 @@ def mixed_data(chain: Chain) -> None:
 
 
 def curate(drawn: Path, lists: Path, drop: Path) -> None:
-    """Write what the mixed cache leaves out: what is not taught, and drawn pictures with another thing's five nearest."""
+    """Write what the mixed cache leaves out: what is not taught, and drawn pictures whose five nearest are others'."""
     from edgefusion.data.picture import open_picture
     from edgefusion.data.recipe import PictureChoice
     from edgefusion.data.source import Source
