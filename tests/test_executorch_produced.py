@@ -196,7 +196,7 @@ def test_what_is_missing_on_the_host_is_said_before_anything_is_made(
             raise importlib.metadata.PackageNotFoundError(name)
         return known(name)
 
-    monkeypatch.setattr("edgefusion.export.plan.version", version)
+    monkeypatch.setattr("edgefusion.export.tools.version", version)
     with pytest.raises(UserError, match=r"coremltools is not installed.*edgefusion\[export,executorch\]") as absent:
         run.export(plan, Progress(silent=True))
     assert little.value.exit_code == absent.value.exit_code == 4

@@ -101,7 +101,7 @@ def test_the_records_are_those_of_the_recipe() -> None:
     from edgefusion.zoo.recipe import load_family
 
     records = json.loads((ROOT / "profiles/zoo/emoji.json").read_text("utf-8"))
-    recipe = load_family("emoji").model_dump(mode="json")
+    recipe = load_family("emoji").model_dump(mode="json", exclude_none=True)
     for stage in ("autoencoder", "text", "teacher", "student", "consistency", "decoder"):
         assert records[stage]["recipe"] == recipe[stage], stage
     assert records["evaluation"]["captions"] >= 256

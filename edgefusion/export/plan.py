@@ -7,11 +7,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import edgefusion
-from edgefusion.export import precisions
+from edgefusion.export import precisions, tools
 from edgefusion.export.legal import tiling
 from edgefusion.export.tensors import Signature, signatures
 from edgefusion.models.card import CARD_FILE, ClassifierFreeRange, GuidanceRange
@@ -25,13 +23,6 @@ from edgefusion.spec.device import Device
 from edgefusion.spec.errors import UserError
 from edgefusion.spec.recipe import PartRecipe, Recipe
 from edgefusion.spec.rooms import find, load_device, load_recipe
-
-TOOLS = ("diffusers", "numpy", "onnx", "onnxruntime", "onnxscript", "tokenizers", "torch", "transformers")
-SMALL_TOOLS = ("nncf", "openvino")
-ENGINE_TOOLS = {"executorch": ("executorch", "torchao"), "qnn": ("onnxruntime-qnn",)}
-"""Instead of those, of the engines that have their own."""
-DELEGATE_TOOLS = {"coreml": ("coremltools",)}
-TENSORRT_TOOLS = ("onnxslim", "onnx-graphsurgeon")
 
 
 @dataclass(frozen=True)
@@ -137,11 +128,7 @@ class Plan:
     @property
     def tools(self) -> dict[str, str]:
         """Versions of everything that shapes the bytes of this bundle."""
-        small = SMALL_TOOLS if precisions.is_small(self.recipe) else ()
-        if self.recipe.backend == "tensorrt":
-            return tool_versions(small + TENSORRT_TOOLS)
-        own = ENGINE_TOOLS.get(self.recipe.backend, small)
-        return tool_versions(own + DELEGATE_TOOLS.get(self.recipe.delegate or "", ()))
+        return tools.of_recipe(self.recipe)
 
     def fingerprint(self) -> str:
         """Hash of all inputs: weights, recipe, device, tools. Parts of an earlier run with the same one are reused."""
@@ -210,26 +197,6 @@ def make_plan(
     plan.sampler()
     require_fit(found, layout)
     return Plan(**{**plan.__dict__, "out": out or Path("build") / plan.name})
-
-
-def tool_versions(more: tuple[str, ...] = ()) -> dict[str, str]:
-    """Versions of everything that shapes the bytes of a bundle; `more`: of the packages that one engine needs."""
-    versions = {"edgefusion": edgefusion.__version__}
-    for tool in TOOLS + more:
-        try:
-            versions[tool] = version(tool)
-        except PackageNotFoundError as error:
-            raise UserError(
-                f"{tool} is not installed.",
-                remedy=f"Run: pip install 'edgefusion[{_extras(more)}]'",
-                exit_code=4,
-            ) from error
-    return versions
-
-
-def _extras(more: tuple[str, ...]) -> str:
-    known = {"openvino": "openvino", "executorch": "executorch", "onnxslim": "tensorrt", "onnxruntime-qnn": "qnn"}
-    return ",".join(["export", *(extra for tool, extra in known.items() if tool in more)])
 
 
 def _with_decoder(recipe: Recipe, decoder: str) -> Recipe:

@@ -55,7 +55,9 @@ class Work:
     def fingerprint(self, stage: str) -> str:
         """SHA-256 over the recipe's parts that `stage` and everything before it depend on."""
         names = list(STAGES)
-        parts = self.recipe.model_dump(mode="json", include={"seed", *names[: names.index(stage) + 1]})
+        parts = self.recipe.model_dump(
+            mode="json", include={"seed", *names[: names.index(stage) + 1]}, exclude_none=True
+        )
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def pictures(self) -> tuple[np.ndarray, list[pictures.Row], int]:
@@ -154,7 +156,7 @@ def run(work: Work, stage: str) -> Record:
         "stage": stage,
         "fingerprint": work.fingerprint(stage),
         **figures,
-        "recipe": work.recipe.model_dump(mode="json")[stage],
+        "recipe": work.recipe.model_dump(mode="json", exclude_none=True)[stage],
         "seconds_of_last_run": round(time.monotonic() - began, 1),
         "python": platform.python_version(),
         "tools": {tool: version(tool) for tool in TOOLS},
