@@ -137,6 +137,18 @@ def test_attention_of_a_decoder() -> None:
     assert before_and_after(shuffled(module), plain_attention, torch.randn(1, 32, 6, 5)) < 2 * TOLERANCE
 
 
+@pytest.mark.parametrize("tiles", [Tiles(1, 30, 4), Tiles(4, 10, 3)])
+def test_a_tile_of_all_heads_or_queries_slices_nothing(tiles: Tiles) -> None:
+    """A slice of everything is `alias`, which XNNPACK leaves outside: three more subgraphs of the full-size U-Net."""
+    from diffusers.models.attention_processor import Attention
+
+    root = torch.nn.Sequential(Attention(32, heads=4, dim_head=8)).eval().requires_grad_(False)
+    root[0].set_processor(Tiled(tiles))
+    plain_attention(root)
+    nodes = [str(node.target) for node in torch.export.export(root, (torch.randn(1, 30, 32),)).graph.nodes]
+    assert {"aten.slice.Tensor", "aten.narrow.default"} & {*nodes} and "aten.alias.default" not in nodes
+
+
 def test_an_attention_in_tiles_stays_in_tiles() -> None:
     """heads × queries: 4 × 30 in tiles of 2 × 10. Row by row nothing changes."""
     whole = attention().eval()

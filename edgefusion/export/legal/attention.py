@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from edgefusion.export.legal.replaced import replace
-from edgefusion.export.legal.tiling import Tiles
+from edgefusion.export.legal.tiling import Tiles, cut
 
 MASKED = -1e9
 """exp(MASKED - max) is 0 in float32, and no arithmetic on it makes NaN as -inf can."""
@@ -36,8 +36,8 @@ def attend(
 def _attend_in_tiles(q_HNd: torch.Tensor, k_HdM: torch.Tensor, v_HMd: torch.Tensor, tiles: Tiles) -> torch.Tensor:
     groups = []
     for head in range(0, len(q_HNd), tiles.heads):
-        q, k, v = (x[head : head + tiles.heads] for x in (q_HNd, k_HdM, v_HMd))
-        rows = [attend(q[:, row : row + tiles.queries], k, v) for row in range(0, q.shape[1], tiles.queries)]
+        q, k, v = (cut(x, 0, head, tiles.heads) for x in (q_HNd, k_HdM, v_HMd))
+        rows = [attend(cut(q, 1, row, tiles.queries), k, v) for row in range(0, q.shape[1], tiles.queries)]
         groups.append(torch.cat(rows, 1) if len(rows) > 1 else rows[0])
     return torch.cat(groups, 0) if len(groups) > 1 else groups[0]
 

@@ -227,9 +227,9 @@ def tiled_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     query, key = query * half, key.transpose(-1, -2) * half
     groups = []
     for first in range(0, query.shape[1], tiles.heads):
-        q, k, v = (_cut(x, 1, first, tiles.heads) for x in (query, key, value))
+        q, k, v = (cut(x, 1, first, tiles.heads) for x in (query, key, value))
         rows = [
-            torch.softmax(_cut(q, 2, row, tiles.queries) @ k, dim=-1) @ v for row in range(0, q.shape[2], tiles.queries)
+            torch.softmax(cut(q, 2, row, tiles.queries) @ k, dim=-1) @ v for row in range(0, q.shape[2], tiles.queries)
         ]
         groups.append(torch.cat(rows, dim=2) if len(rows) > 1 else rows[0])
     return torch.cat(groups, dim=1) if len(groups) > 1 else groups[0]
@@ -241,7 +241,9 @@ def _kib(part: PartRecipe, device: Device) -> int:
     return kib
 
 
-def _cut(x: torch.Tensor, dim: int, first: int, size: int) -> torch.Tensor:
+def cut(x: torch.Tensor, dim: int, first: int, size: int) -> torch.Tensor:
+    """`size` elements of `dim` from `first` on. All of them are `x` itself: a slice of everything would be a node of
+    the graph (`alias`) that XNNPACK does not take."""
     return x if size == x.shape[dim] else x.narrow(dim, first, size)
 
 
