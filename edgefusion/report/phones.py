@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgefusion.report.records import read, table
 
@@ -46,20 +47,27 @@ def executorch_rewrites(profiles: Path) -> str:
 
 
 def npu_full_size(profiles: Path) -> str:
-    """What it costs on the host to make a full-size U-Net into a context for the NPU, stage by stage."""
+    """What it costs on the host to make a full-size U-Net into a context for the NPU, by stage; whole and in tiles."""
     record = read(profiles / NPU_RECORD)
-    rows = [
-        [stage, f"{row['seconds']:.0f}", str(row["peak_mib"]), f"{row['made_mib']:.0f}" if row["made_mib"] else "–"]
-        for stage, row in record["stages"].items()
-    ]
+    tiled = record.get("tiled", {"stages": {}})
+    ways = {"whole": record["stages"], f"{tiled.get('tiles')} tiles": tiled["stages"]}
+    rows = []
+    for way, stages in ways.items():
+        for stage, row in stages.items():
+            made = f"{row['made_mib']:.0f}" if row["made_mib"] >= 1 else "–"
+            rows.append([stage, way, f"{row['seconds']:.0f}", str(row["peak_mib"]), made])
     context, (height, width) = record["context"], record["image"]
     note = (
         f"\n{record['parameters'] / 1e6:.0f} M parameters at {width}×{height}, W8A16, random weights, for "
         f"{context['name']} (Hexagon v{context['arch']}, {context['vtcm_mib']} MiB of VTCM) by SDK {context['sdk']}, "
         "every node on the NPU. Compiled, not executed. Each stage is a process of its "
-        "own.\n"
+        f"own.{_told(' Whole: ', record)}{_told(' In tiles: ', tiled)}\n"
     )
-    return table(["stage", "s", "peak memory, MiB", "made, MiB"], rows) + note
+    return table(["stage", "attention", "s", "peak memory, MiB", "made, MiB"], rows) + note
+
+
+def _told(what: str, record: dict[str, Any]) -> str:
+    return f"{what}{record['note']}" if "note" in record else ""
 
 
 def export_targets(profiles: Path) -> str:

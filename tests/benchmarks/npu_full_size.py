@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--tiling", type=Path, metavar="CHECKPOINT", help="cut its attentions; kept beside the whole")
     parser.add_argument("--calls", type=int, default=2)
     parser.add_argument("--stage", choices=list(STAGES))
+    parser.add_argument("--note", help="what else ran on the machine, said in the record")
     parser.add_argument("--record", type=Path)
     words = parser.parse_args()
     if words.stage:
@@ -144,8 +145,11 @@ def main() -> None:
     manifest = open_bundle(words.plain, verify=False).manifest
     rows = {name: measured(name, words) for name in STAGES if name != "trace" or words.tiling}
     made = {"stages": rows, "peak_mib": max(row["peak_mib"] for row in rows.values())}
+    made |= {"note": words.note} if words.note else {}
     known = json.loads(words.record.read_text()) if words.record and words.record.is_file() else {}
+    kept: tuple[str, ...] = ("tiled",)
     if words.tiling:
+        kept = ("stages", "peak_mib", "note")
         made = {"tiled": json.loads((words.work / "tiles.json").read_text()) | made}
     record = {
         "schema_version": 1,
@@ -157,7 +161,7 @@ def main() -> None:
         "device": words.device,
         "calls": words.calls,
         "context": json.loads((words.work / "context" / qnn.FACTS).read_text()),
-        **{key: known[key] for key in ("stages", "peak_mib", "tiled") if key in known},
+        **{key: known[key] for key in kept if key in known},
         **made,
         "executed": False,
         "machine": {"system": platform.system(), "arch": platform.machine(), "cores": os.cpu_count()},
