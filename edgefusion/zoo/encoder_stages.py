@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from edgefusion.zoo import autoencoder, pictures, text
 from edgefusion.zoo.recipe import AutoencoderRecipe, DecoderRecipe, TextRecipe
+from edgefusion.zoo.stage_record import Record
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
-
-Record = dict[str, Any]
 
 
 class EncoderRecipes(Protocol):

@@ -23,7 +23,7 @@ from edgefusion.zoo.unet import noise_scheduler
 if TYPE_CHECKING:
     import torch
 
-    from edgefusion.zoo.encoder_stages import Record
+    from edgefusion.zoo.stage_record import Record
     from edgefusion.zoo.stages import Work
 
 TEACHER_STEPS = 25

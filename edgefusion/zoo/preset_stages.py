@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,12 @@ from edgefusion.data.encode import cache
 from edgefusion.zoo import pictures
 from edgefusion.zoo.checkpoint import add_teacher, write_checkpoint
 from edgefusion.zoo.choice import Choice, chosen, chosen_parts
-from edgefusion.zoo.encoder_stages import Record, load_vae, make_autoencoder, make_decoder, make_text
+from edgefusion.zoo.encoder_stages import load_vae, make_autoencoder, make_decoder, make_text
 from edgefusion.zoo.lists import DROP_FILE, write_lists
 from edgefusion.zoo.prepared_world import Picture
 from edgefusion.zoo.prepared_world import pictures as prepared_pictures
 from edgefusion.zoo.preset import Preset
-from edgefusion.zoo.stage_record import is_of, write_json
+from edgefusion.zoo.stage_record import Record, done, run_stage
 from edgefusion.zoo.teach import teach
 from edgefusion.zoo.world_stages import WorldWork
 
@@ -161,17 +160,6 @@ STAGES: dict[str, Callable[[PresetWork], Record]] = {
 }
 
 
-def done(work: PresetWork, stage: str) -> bool:
-    """Whether a stage has been finished with world and preset as they are now."""
-    return is_of(work.record(stage), work.fingerprint(stage))
-
-
 def run(work: PresetWork, stage: str) -> Record:
     """Runs one stage, of the teacher one chunk, and writes its record once it is finished."""
-    began = time.monotonic()
-    made = STAGES[stage](work)
-    record = {"stage": stage, "fingerprint": work.fingerprint(stage), **made}
-    record["seconds_of_last_run"] = round(time.monotonic() - began, 1)
-    if made.get("steps_done") == made.get("steps"):
-        write_json(work.record(stage), record)
-    return record
+    return run_stage(work, stage, STAGES[stage])

@@ -52,7 +52,6 @@ class AutoencoderRecipe(Strict):
     """
 
     start: str | None = None
-
     channels: tuple[int, ...]
     layers_per_block: int
     groups: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,9 +19,9 @@ import numpy as np
 
 from edgefusion.zoo import autoencoder, pictures, text
 from edgefusion.zoo import unet as unets
-from edgefusion.zoo.encoder_stages import Record, load_vae, make_autoencoder, make_decoder, make_text
+from edgefusion.zoo.encoder_stages import load_vae, make_autoencoder, make_decoder, make_text
 from edgefusion.zoo.recipe import FamilyRecipe
-from edgefusion.zoo.stage_record import is_of, write_json
+from edgefusion.zoo.stage_record import Record, done, run_stage
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -143,23 +142,11 @@ STAGES: dict[str, Callable[[Work], Record]] = {
 }
 
 
-def done(work: Work, stage: str) -> bool:
-    """Whether `stage` has been finished with the recipe as it is now."""
-    return is_of(work.record(stage), work.fingerprint(stage))
-
-
 def run(work: Work, stage: str) -> Record:
     """Runs one stage and writes its record."""
-    began = time.monotonic()
-    figures = STAGES[stage](work)
-    record = {
-        "stage": stage,
-        "fingerprint": work.fingerprint(stage),
-        **figures,
+    facts = {
         "recipe": work.recipe.model_dump(mode="json", exclude_none=True)[stage],
-        "seconds_of_last_run": round(time.monotonic() - began, 1),
         "python": platform.python_version(),
         "tools": {tool: version(tool) for tool in TOOLS},
     }
-    write_json(work.record(stage), record)
-    return record
+    return run_stage(work, stage, STAGES[stage], facts)

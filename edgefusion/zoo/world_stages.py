@@ -10,11 +10,9 @@ import hashlib
 import io
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgefusion.data.prepare import prepare
 from edgefusion.data.report import report
@@ -26,10 +24,10 @@ from edgefusion.zoo.draw import draw
 from edgefusion.zoo.inventory import dropped_table, inventory
 from edgefusion.zoo.lists import DIVISION_FILE, write_lists
 from edgefusion.zoo.recipe import ROOT
-from edgefusion.zoo.stage_record import is_of, write_json
+from edgefusion.zoo.stage_record import Record, run_stage, write_json
+from edgefusion.zoo.stage_record import done as done
 from edgefusion.zoo.world import World
 
-Record = dict[str, Any]
 SHIPPED = ("taught.csv", "held-out.csv", "unseen.csv", DIVISION_FILE, "dropped.csv")
 
 
@@ -106,19 +104,9 @@ STAGES: dict[str, Callable[[WorldWork], Record]] = {
 }
 
 
-def done(work: WorldWork, stage: str) -> bool:
-    """Whether a stage has been finished with the world as it is now."""
-    return is_of(work.record(stage), work.fingerprint(stage))
-
-
 def run(work: WorldWork, stage: str) -> Record:
     """Runs one stage and writes its record."""
-    began = time.monotonic()
-    made = STAGES[stage](work)
-    seconds = round(time.monotonic() - began, 1)
-    record = {"stage": stage, "fingerprint": work.fingerprint(stage), **made, "seconds_of_last_run": seconds}
-    write_json(work.record(stage), record)
-    return record
+    return run_stage(work, stage, STAGES[stage])
 
 
 def ship(work: WorldWork, out: Path | None = None, profiles: Path = Path("profiles")) -> Path:
