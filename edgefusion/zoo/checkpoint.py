@@ -5,22 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from edgefusion.models.layout import write_json
+from edgefusion.models.reference import reference_index
 from edgefusion.models.saving import new_folder
 from edgefusion.zoo.preset import Preset
-from edgefusion.zoo.stage_record import write_json
 from edgefusion.zoo.unet import new_teacher, noise_scheduler
-
-INDEX = {
-    "_class_name": "StableDiffusionPipeline",
-    "feature_extractor": [None, None],
-    "requires_safety_checker": False,
-    "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDPMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 
 
 def write_checkpoint(made: Path, out: Path, preset: Preset, size_px: int) -> None:
@@ -42,7 +31,7 @@ def write_checkpoint(made: Path, out: Path, preset: Preset, size_px: int) -> Non
             unet = new_teacher(preset.teacher, size_px // 8, preset.text.hidden)
         unet.save_config(work / "unet")
         noise_scheduler(preset.teacher.prediction).save_pretrained(work / "scheduler")
-        write_json(work / "model_index.json", INDEX)
+        write_json(work / "model_index.json", reference_index("sd1") | {"scheduler": ["diffusers", "DDPMScheduler"]})
 
 
 def add_teacher(checkpoint: Path, weights: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
+from edgefusion.models.reference import reference_index
 from edgefusion.spec.atomic import write_whole
 from edgefusion.zoo.evaluation import TEACHER_STEPS
 from edgefusion.zoo.recipe import ROOT
@@ -70,18 +71,8 @@ def _terms(work: Work) -> str:
 
 
 def _index() -> dict:
-    return {
-        "_class_name": "LatentConsistencyModelPipeline",
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "LCMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
+    own = {"_class_name": "LatentConsistencyModelPipeline", "scheduler": ["diffusers", "LCMScheduler"]}
+    return reference_index("sd1") | own
 
 
 def _card(work: Work) -> dict:
