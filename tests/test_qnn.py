@@ -25,8 +25,8 @@ from edgefusion.export.qnn.bisect import find_fault  # noqa: E402
 from edgefusion.export.qnn.chip import chip_of  # noqa: E402
 from edgefusion.export.qnn.legalise import legalise  # noqa: E402
 from edgefusion.export.qnn.qdq import Weights, quantise  # noqa: E402
-from edgefusion.export.qnn.ranges import ranges  # noqa: E402
 from edgefusion.export.qnn.worst import worst_layers  # noqa: E402
+from edgefusion.quantize.ranges import ranges  # noqa: E402
 from edgefusion.runtime.psnr import psnr_db  # noqa: E402
 from edgefusion.spec.bundle import Part, Tensor  # noqa: E402
 from edgefusion.spec.errors import UserError  # noqa: E402

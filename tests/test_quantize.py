@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ import pytest
 pytest.importorskip("nncf")
 pytest.importorskip("openvino")
 
-from edgefusion.quantize import calibration, ir, layers, mixed, portable, sensitivity, stored  # noqa: E402
+from edgefusion.quantize import (  # noqa: E402
+    calibration,
+    integer,
+    ir,
+    layers,
+    mixed,
+    portable,
+    ranges,
+    sensitivity,
+    stored,
+)
 from edgefusion.quantize.study import bos_outliers, grouped  # noqa: E402
 from edgefusion.runtime import Pipeline  # noqa: E402
 from edgefusion.runtime.psnr import psnr_db  # noqa: E402
@@ -150,6 +161,73 @@ def test_int8_of_onnx_runs_in_onnx_runtime(small: Path, tmp_path: Path) -> None:
         session = onnxruntime.InferenceSession(str(tmp_path / "made.onnx"))
         near = min(psnr_db(plain.run(None, row)[0], session.run(None, row)[0]) for row in rows)
         assert facts.layers == scheme_layers and 20 < near < 100, (precision, facts, near)
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A resnet's two convolutions and a linear layer, whose outputs NNCF leaves in float."""
+    import onnx
+
+    text = f"""residual (float[1,8,{SIDE},{SIDE}] x) => (float[1,{SIDE * 8},8] y) {{
+        a = Conv<pads=[1,1,1,1]>(x, w1, b1) n = InstanceNormalization(a, one, zero)
+        g = Sigmoid(n) s = Mul(n, g) b = Conv<pads=[1,1,1,1]>(s, w2, b2) r = Add(b, x)
+        shape = Constant<value_ints = [1,{SIDE * 8},{SIDE}]>() f = Reshape(r, shape)
+        m = MatMul(f, w3) y = Add(m, b3) }}"""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18]> {text}')
+    for node in model.graph.node:
+        node.name = f"{node.output[0]}/{node.op_type}"
+    arrays = {"w1": RNG.standard_normal((8, 8, 3, 3)) * 0.1, "w2": RNG.standard_normal((8, 8, 3, 3)) * 0.1}
+    arrays |= {"w3": RNG.standard_normal((SIDE, 8)), "one": np.ones(8), "zero": np.zeros(8)}
+    arrays |= {name: RNG.standard_normal(8) for name in ("b1", "b2", "b3")}
+    for name, value in arrays.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+    onnx.checker.check_model(model, full_check=True)
+    path = tmp_path_factory.mktemp("residual") / "model.onnx"
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+def kernels(model: Any, folder: Path) -> Counter[str]:
+    """What ONNX Runtime makes of a graph."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), sess_options=options)
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+def test_int8_of_onnx_is_computed_in_integers(residual: Path, tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
+
+    rows = [{"x": RNG.standard_normal((1, 8, SIDE, SIDE)).astype(np.float32)} for _ in range(6)]
+    plain = onnxruntime.InferenceSession(str(residual))
+    made, _ = portable.quantised(onnx.load(residual), ir.Scheme("int8"), rows, 3)
+
+    def near() -> float:
+        session = onnxruntime.InferenceSession(made.SerializeToString())
+        return min(psnr_db(plain.run(None, row)[0], session.run(None, row)[0]) for row in rows)
+
+    floats, before = ("Conv", "FusedConv", "Gemm", "MatMul"), near()
+    assert sum(kernels(made, tmp_path)[kind] for kind in floats) == 3, "what NNCF leaves is computed in float"
+    found = ranges.ranges(residual, rows, integer.convolved(made))
+    assert set(found) == {"a", "b"} and integer.for_integer_kernels(made, found) == (3, 2)
+    onnx.checker.check_model(made, full_check=True)
+    after = kernels(made, tmp_path)
+    assert (after["QLinearConv"], after["QGemm"]) == (2, 1) and not sum(after[kind] for kind in floats), after
+    assert before - 4 < near() < 100 and near() > 25, (before, near())
+    assert {row.name for row in made.graph.initializer} <= {name for node in made.graph.node for name in node.input}
+
+
+def test_a_convolution_without_a_range_keeps_its_float_output(residual: Path, tmp_path: Path) -> None:
+    import onnx
+
+    rows = [{"x": RNG.standard_normal((1, 8, SIDE, SIDE)).astype(np.float32)}]
+    made, _ = portable.quantised(onnx.load(residual), ir.Scheme("int8"), rows, 1)
+    assert integer.for_integer_kernels(made, {"a": (-1.0, 2.0), "b": (0.0, 0.0)}) == (2, 1)
+    assert kernels(made, tmp_path)["QLinearConv"] == 1
 
 
 def test_only_one_layer_quantised(small: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from edgefusion.export.parity import Pair
 from edgefusion.export.plan import Plan
-from edgefusion.export.precisions import activations_of
+from edgefusion.export.precisions import activations_of, calibrates
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.quantize.ir import Scheme
 from edgefusion.quantize.layers import WEIGHTED, edges
@@ -104,13 +104,15 @@ def _portable(
     import onnx
 
     from edgefusion.backends import openvino
-    from edgefusion.quantize import portable
+    from edgefusion.quantize import integer, portable, ranges
 
     model, quantization = onnx.load(source), None
     if recipe.precision in EIGHT_BIT:
         names = [node.name for node in model.graph.node if node.op_type in WEIGHTED]
         scheme = _with_edges(scheme, name, names)
         model, quantization = portable.quantised(model, scheme, inputs, prompts, symmetric=board is not None)
+        if not board and calibrates(recipe):
+            integer.for_integer_kernels(model, ranges.ranges(source, inputs, integer.convolved(model)))
     elif recipe.precision == "fp16":
         model = portable.halved(model, recipe.keep_high)
     if board:

@@ -30,7 +30,7 @@ from edgefusion.backends import qnn
 from edgefusion.export.qnn.chip import chip_of
 from edgefusion.export.qnn.part import legal_graph, quantised_graph
 from edgefusion.export.qnn.qdq import Weights
-from edgefusion.export.qnn.ranges import ranges
+from edgefusion.quantize.ranges import ranges
 from edgefusion.spec.opened import open_bundle
 from edgefusion.spec.recipe import PartRecipe
 from edgefusion.spec.rooms import load_device

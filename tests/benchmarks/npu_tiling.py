@@ -47,8 +47,8 @@ def make(what: str, kib: int | None, folder: Path) -> dict[str, Any]:
     from edgefusion.export.legal.tiling import KIB, fit, tile
     from edgefusion.export.qnn.part import legal_graph, quantised_graph
     from edgefusion.export.qnn.qdq import Weights
-    from edgefusion.export.qnn.ranges import ranges
     from edgefusion.export.trace import trace
+    from edgefusion.quantize.ranges import ranges
     from edgefusion.spec.recipe import PartRecipe
 
     module, signature, shapes = attention(int(what)) if what.isdigit() else unet(what)

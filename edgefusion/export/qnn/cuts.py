@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgefusion.export.qnn.graph import FLOATS, constant
+from edgefusion.export.qnn.graph import constant
+from edgefusion.quantize.ranges import FLOATS
 
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 

@@ -9,8 +9,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
-
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
     """What a value always is; None where it is computed, or absent."""

@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgefusion.export.qnn.graph import FLOATS
-from edgefusion.export.qnn.ranges import Range
+from edgefusion.quantize.ranges import FLOATS, Range
 
 SMALLEST_RANGE = 1e-6
 ROOM = 1.5

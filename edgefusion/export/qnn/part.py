@@ -21,10 +21,10 @@ from edgefusion.export.qnn.bisect import find_fault
 from edgefusion.export.qnn.chip import chip_of
 from edgefusion.export.qnn.legalise import legalise
 from edgefusion.export.qnn.qdq import Weights, quantise
-from edgefusion.export.qnn.ranges import Range, ranges
 from edgefusion.export.qnn.worst import worst_layers
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.quantize.layers import kept_names
+from edgefusion.quantize.ranges import Range, ranges
 from edgefusion.runtime.psnr import psnr_db
 from edgefusion.spec.bundle import PartName, Quantization
 from edgefusion.spec.errors import UserError

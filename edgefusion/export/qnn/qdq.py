@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgefusion.export.qnn.graph import FLOATS, constant, new_constant
+from edgefusion.export.qnn.graph import constant, new_constant
 from edgefusion.export.qnn.grids import Grid, activation_grids, per_channel, spanning
-from edgefusion.export.qnn.ranges import Range
+from edgefusion.quantize.ranges import FLOATS, Range
 
 OPSET = 21  # QuantizeLinear to uint16
 LAYERS = ("Conv", "Gemm", "MatMul")

@@ -6,22 +6,22 @@ tensor outlives its readers: at 512×512 a U-Net's intermediate tensors are giga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from edgefusion.export.qnn.graph import FLOATS
 from edgefusion.quantize.calibration import Arrays
 from edgefusion.spec.errors import UserError
 
 Range = tuple[float, float]
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 WATCHED = "watched.onnx"
 
 
-def ranges(path: Path, inputs: Sequence[Arrays]) -> dict[str, Range]:
-    """Tensor → (least, greatest) over all calls, of every float tensor that is computed or given.
+def ranges(path: Path, inputs: Sequence[Arrays], wanted: Collection[str] | None = None) -> dict[str, Range]:
+    """Tensor → (least, greatest) over all calls, of every float tensor that is computed or given, or those wanted.
 
     Args:
         path: the float ONNX file; a watched copy of its graph (not of its weights) is written beside it and removed.
@@ -32,8 +32,10 @@ def ranges(path: Path, inputs: Sequence[Arrays]) -> dict[str, Range]:
     """
     if not inputs:
         raise UserError("there is nothing to calibrate on.", where=str(path), remedy="Give the part's inputs.")
+    if wanted is not None and not wanted:
+        return {}
     watched = path.with_name(WATCHED)
-    names = _watch(path, watched)
+    names = _watch(path, watched, wanted)
     try:
         lows, highs = _run(watched, names, inputs)
     finally:
@@ -50,12 +52,12 @@ def ranges(path: Path, inputs: Sequence[Arrays]) -> dict[str, Range]:
     return found
 
 
-def _watch(path: Path, watched: Path) -> list[str]:
+def _watch(path: Path, watched: Path, wanted: Collection[str] | None) -> list[str]:
     """Write the graph with its two reductions a tensor; the names of the tensors."""
     model = ir.load(path)
     graph = model.graph
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
-    values = [value for value in values if value.dtype in FLOATS]
+    values = [v for v in values if v.dtype in FLOATS and (wanted is None or v.name in wanted)]
     graph.outputs.clear()
     for word in ("ReduceMin", "ReduceMax"):
         for value in values:
