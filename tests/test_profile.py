@@ -323,7 +323,13 @@ def test_a_fused_node_leads_back_to_all_it_computes() -> None:
     assert origins.of("c_nchwc") == ("m.conv/n1",)
     assert set(origins.of("m.act/n3/QuickGeluFusion/")) == {"m.act/n2", "m.act/n3"}
     assert origins.of("ReorderInput") == ("m.conv/n1",) and origins.of("ReorderOutput") == ("m.conv/n1",)
+    assert origins.of("m.conv/n1_token_7") == ("m.conv/n1",)
     assert Origins(source, None).of("m.conv/n1") == ("m.conv/n1",) and Origins(source, None).of("nothing") == ()
+
+
+def test_a_quantised_convolution_laid_out_anew_knows_its_filters() -> None:
+    source = graph(("m.conv/pair", "DequantizeLinear", "w s z", "wd"), ("m.conv/n1", "Conv", "x wd", "c"))
+    assert Origins(source, None).filter_shape("m.conv/n1_token_3") == (8, 4, 3, 3)
 
 
 def test_products_from_shapes() -> None:
@@ -332,6 +338,8 @@ def test_products_from_shapes() -> None:
     assert macs_of("FusedMatMul", [[2, 7, 5]], [2, 7, 3], {}) == 2 * 7 * 5 * 3
     assert macs_of("Gemm", [[5, 7], [5, 3]], [7, 3], {"transA": 1}) == 5 * 7 * 3
     assert macs_of("QLinearConv", [[1, 8, 4, 4], [], [], [16, 8, 3, 3]], [1, 16, 4, 4], {}) == 16 * 16 * 8 * 9
+    last = {"channels_last": 1}
+    assert macs_of("QLinearConv", [[1, 4, 4, 8]], [1, 4, 4, 16], last, (16, 8, 3, 3)) == 16 * 16 * 8 * 9
     assert macs_of("ConvTranspose", [[1, 8, 4, 4], [8, 16, 2, 2]], [1, 16, 8, 8], {}) == 8 * 16 * 16 * 4
     assert macs_of("MultiHeadAttention", [[1, 6, 8], [1, 9, 8], [1, 9, 8]], [1, 6, 8], {}) == 6 * 9 * 16
     assert macs_of("Add", [[1, 8]], [1, 8], {}) is None

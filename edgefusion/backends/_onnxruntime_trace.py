@@ -13,6 +13,7 @@ graph by the values it makes, which keep their names; what the optimiser put in 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from statistics import quantiles
@@ -23,6 +24,7 @@ from edgefusion.backends._onnx_graph import Graph, Node
 
 KERNEL = "_kernel_time"
 BLOCKED = "_nchwc"  # NAME_nchwc: the operator that makes the value NAME, in a blocked layout
+TOKEN = re.compile(r"_token_\d+$")  # behind the name of an operator that was laid out anew
 TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}
 WEIGHT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}  # place among the inputs; 1 in all others
 IDLE = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity")
@@ -73,7 +75,9 @@ class Origins:
         for place in self.of(name):
             node = self._nodes.get(place)
             if node and node.kind == "Conv":
-                weight = self._weights.get(node.inputs[1])
+                maker = self._makers.get(node.inputs[1])
+                small = maker is not None and maker.kind == "DequantizeLinear"
+                weight = self._weights.get(maker.inputs[0] if maker and small else node.inputs[1])
                 return weight.shape if weight else ()
         return ()
 
@@ -92,7 +96,7 @@ class Origins:
             if value in self._makers:
                 places += self._covered(value)
         if not places and "/" in name:
-            places = [name]
+            places = [TOKEN.sub("", name)]
         return tuple(dict.fromkeys(place for place in places if "/" in place))
 
     def _covered(self, value: str) -> list[str]:
@@ -140,7 +144,8 @@ def macs_of(
     if "ConvTranspose" in kind:
         return math.prod(left) * math.prod(right[1:])
     if "Conv" in kind and filters:
-        return output[0] * math.prod(output[2:]) * math.prod(filters)
+        places = output[1:-1] if integers.get("channels_last") else output[2:]
+        return output[0] * math.prod(places) * math.prod(filters)
     if "Conv" in kind and right:
         return math.prod(output) * math.prod(right[1:])
     if "Gemm" in kind or "MatMul" in kind:
