@@ -75,8 +75,9 @@ class Graph:
         while name in self.makers and self.makers[name].op_type in MOVES:
             name = self.makers[name].input[0]
         node = self.makers.get(name)
-        whole = node is not None and node.op_type == "DequantizeLinear" and len(node.input) == 3
-        return node if whole and all(row in self.constants for row in node.input[1:]) else None
+        if node is None or node.op_type != "DequantizeLinear" or len(node.input) < 3:
+            return None
+        return node if all(row in self.constants for row in node.input[1:]) else None
 
 
 def convolved(model: Any) -> set[str]:
