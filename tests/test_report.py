@@ -8,6 +8,7 @@ from pathlib import Path
 import measured_records as made
 import pytest
 
+from edgefusion.report.claims import verdict
 from edgefusion.report.command import main
 from edgefusion.report.figures import TABLES, fill
 from edgefusion.report.room import MADE_BY, NOT_TOLD
@@ -152,3 +153,19 @@ def test_the_target_table_says_executed_of_records_alone(tmp_path: Path) -> None
     (tmp_path / "targets/jetson/mine.json").write_text((tmp_path / "targets/jetson/this-machine.json").read_text())
     with pytest.raises(UserError, match="mine.json: is the record of jetson on this-machine"):
         row()
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "sign", "said"),
+    [
+        ([0.5, 0.6, 0.55], [0.3, 0.4, 0.49], 1, "yes"),
+        ([0.3, 0.4], [0.5, 0.6], 1, "no"),
+        ([0.5, 0.6], [0.3, 0.5], 1, "open"),
+        ([170.0, 171.0], [200.0, 190.0], -1, "yes"),
+        ([210.0, 205.0], [200.0, 190.0], -1, "no"),
+    ],
+)
+def test_a_claim_holds_where_no_seed_says_otherwise(
+    better: list[float], worse: list[float], sign: int, said: str
+) -> None:
+    assert verdict(better, worse, sign) == said

@@ -19,11 +19,11 @@ from edgefusion.zoo.teach import load_cache, teach  # noqa: E402
 STEPS = 3
 
 
-def preset(**changes: object) -> Preset:
+def preset(steps: int = STEPS, **changes: object) -> Preset:
     """The styles world's preset for a CPU with everything made small."""
     data = load_preset("styles", "cpu").model_dump() | {"file_mib": 0.1} | changes
     data["teacher"] |= {"channels": (8, 16, 16, 16), "groups": 4, "batch": 2}
-    data["teacher"]["schedule"] |= {"steps": STEPS, "warmup": 1}
+    data["teacher"]["schedule"] |= {"steps": steps, "warmup": 1}
     return Preset.model_validate(data)
 
 
@@ -78,6 +78,16 @@ def test_without_the_state_it_goes_on_from_the_averaged_weights(cached: Path, tm
     made = teach(preset(chunk_minutes=1e-9), cached, tmp_path)
     assert [(row["from"], row["to"]) for row in made["chunks"]] == [(0, 1), (1, 2)]
     assert (weights(tmp_path)["conv_in.bias"] - carried.conv_in.bias.data).abs().max() < 0.05
+
+
+def test_with_more_steps_it_goes_on(cached: Path, tmp_path: Path) -> None:
+    teach(preset(), cached, tmp_path)
+    before = weights(tmp_path)
+    made = teach(preset(STEPS + 2), cached, tmp_path)
+    assert [(row["from"], row["to"], row["of"]) for row in made["chunks"]] == [(0, 3, 3), (3, 5, 5)]
+    assert (made["steps"], made["steps_done"]) == (5, 5)
+    assert any(not torch.equal(before[name], value) for name, value in weights(tmp_path).items())
+    assert teach(preset(STEPS + 1), cached, tmp_path)["chunks"] == made["chunks"], "fewer steps: nothing to do"
 
 
 def test_another_preset_is_refused(cached: Path, tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ class Cell(NamedTuple):
     lines: tuple[str, ...]
 
 
-def write_sheet(path: Path, cells: Sequence[Cell]) -> None:
-    """Write a contact sheet as JPEG."""
+def write_sheet(path: Path, cells: Sequence[Cell], most: int = COLUMNS) -> None:
+    """Write a contact sheet as JPEG, at most so many pictures in a row."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size=11)
     height = CELL_PX + LINE_PX * max(len(cell.lines) for cell in cells) + GAP_PX
-    columns = min(COLUMNS, len(cells))
+    columns = min(most, len(cells))
     rows = -(-len(cells) // columns)
     sheet = Image.new("RGB", (columns * (CELL_PX + GAP_PX) + GAP_PX, rows * height + GAP_PX), PAPER)
     drawing = ImageDraw.Draw(sheet)

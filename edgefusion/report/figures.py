@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from edgefusion.report.claims import styles_claims, styles_models, zoo_claims
 from edgefusion.report.full_size import cost_growth, export_cost, ladder, unet_step
 from edgefusion.report.peers import peers
 from edgefusion.report.phones import executorch_rewrites, executorch_unet, export_targets, npu_full_size
@@ -17,7 +18,7 @@ from edgefusion.report.records import read, table
 from edgefusion.report.room import benches_table, profiles_table, records
 from edgefusion.report.targets import targets
 from edgefusion.report.tiling import tiling_measured, tiling_npu, tiling_shapes
-from edgefusion.report.training import distill_speed, zoo_claims, zoo_npu, zoo_quantised
+from edgefusion.report.training import distill_speed, zoo_npu, zoo_quantised
 from edgefusion.report.worlds import styles_autoencoder, styles_counts, styles_groups, styles_terms, styles_text
 from edgefusion.spec.errors import UserError
 
@@ -96,6 +97,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "styles-groups": styles_groups,
     "styles-autoencoder": styles_autoencoder,
     "styles-text": styles_text,
+    "styles-claims": styles_claims,
+    "styles-models": styles_models,
     "tiling-shapes": tiling_shapes,
     "tiling-measured": tiling_measured,
     "tiling-npu": tiling_npu,

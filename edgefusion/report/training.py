@@ -61,64 +61,9 @@ def _beside_float(path: Path, target: str) -> str:
         cells = [f"{beside[key]:.3g}" for key in keys] if beside else ["–"] * 4
         rows.append([name, f"{size:.1f}", *cells, f"{row['retrieval']['top5']:.1%}"])
     note = (
-        f"\nzoo:emoji, two steps, {record['prompts']} prompts at equal noise, {target} beside host; retrieval in "
-        f"{record['reference_pictures']} pictures, efficientnet-lite0. One prompt is {1 / record['prompts']:.1%}.\n"
+        f"\n{record.get('model', 'zoo:emoji')}, two steps, {record['prompts']} prompts at equal noise, {target} "
+        f"beside host; retrieval in {record['reference_pictures']} pictures, efficientnet-lite0. One prompt is "
+        f"{1 / record['prompts']:.1%}.\n"
     )
     head = ["precision", "graphs, MiB", "PSNR, dB: median", "lowest tenth", "worst", "SSIM", "top-5"]
     return table(head, rows) + note
-
-
-CLAIMS_RECORD = "zoo/claims.json"
-COMPARED = {
-    "teacher": "teacher, 25 steps",
-    "kd-no-features": "bk-tiny, 25 steps: task and output loss",
-    "kd": "bk-tiny, 25 steps: and feature loss (BK-SDM)",
-    "lcm-self": "2 steps, taught by the student's own network",
-    "lcm-large": "2 steps, taught by the large teacher (EdgeFusion)",
-    "decoder": "… with the tiny decoder",
-    "dreambooth": "bk-tiny, 25 steps, after DreamBooth of another concept",
-}
-METRICS = {
-    "top-5": "retrieval_top5_efficientnet-lite0",
-    "Fréchet distance": "fd_efficientnet-lite0",
-    "PSNR to teacher, dB": "psnr_db_to_reference",
-    "st-lpips-alex to teacher": "st-lpips-alex_to_reference",
-}
-
-
-def zoo_claims(profiles: Path) -> str:
-    """The papers' comparisons on the bundled family, mean ± largest deviation over the seeds."""
-    record = read(profiles / CLAIMS_RECORD)
-    seeds, figures = record["settings"]["seeds"], record["figures"]
-    rows = []
-    for name, said in COMPARED.items():
-        cells = []
-        for title, metric in METRICS.items():
-            found = [_metric(figures, f"{name}-{seed}", metric) for seed in seeds]
-            cells.append(_spread([value for value in found if value is not None], title == "top-5"))
-        rows.append([said, *cells])
-    runs = record["runs"]
-    facts = {name: f"{runs[name]['steps']} steps" for name in ("kd", "lcm-large", "decoder")}
-    note = (
-        f"\n288 captions, {len(seeds)} seeds of the noise: mean ± largest deviation (distances to the teacher: one "
-        f"seed); backbone efficientnet-lite0. Distillation {facts['kd']}, consistency {facts['lcm-large']}, decoder "
-        f"{facts['decoder']}, from the shipped teacher; the compared runs differ in nothing but what the row says.\n"
-    )
-    return table(["", *METRICS], rows) + note
-
-
-def _metric(figures: dict[str, Any], name: str, metric: str) -> float | None:
-    for record in (figures[name], figures.get(f"{name}-paired", {"metrics": {}})):
-        if metric in record["metrics"]:
-            return float(record["metrics"][metric]["value"])
-    return None
-
-
-def _spread(values: list[float], share: bool) -> str:
-    if not values:
-        return "–"
-    mean = sum(values) / len(values)
-    apart = max(abs(value - mean) for value in values)
-    if len(values) == 1:
-        return f"{mean:.3g}"
-    return f"{mean:.1%} ± {apart:.1%}" if share else f"{mean:.3g} ± {apart:.1g}"

@@ -9,6 +9,7 @@ from edgefusion.report.records import read, table
 
 DATA_RECORD = "zoo/styles-data.json"
 ENCODERS_RECORD = "zoo/styles-encoders.json"
+OWN_ENCODERS_RECORD = "zoo/styles-own-encoders.json"
 
 
 def styles_terms(profiles: Path) -> str:
@@ -61,29 +62,30 @@ def _left_out(row: dict[str, Any], reason: str) -> str:
 
 
 def styles_autoencoder(profiles: Path) -> str:
-    """Pictures through the present family's autoencoder, by style."""
-    record = read(profiles / ENCODERS_RECORD)
-    rows = [
-        [f"`{row['style']}`", str(row["pictures"]), f"{row['psnr_db']:.1f}", f"{row['tenth_db']:.1f}"]
-        for row in record["autoencoder"]
-    ]
-    note = f"\n{record['checkpoint']}, {record['size_px']}×{record['size_px']}.\n"
-    return table(["style", "pictures", "PSNR, dB: mean", "lowest tenth"], rows) + note
+    """Pictures through the emoji family's autoencoder and through the world's own, by style."""
+    records = [read(profiles / name) for name in (ENCODERS_RECORD, OWN_ENCODERS_RECORD)]
+    rows = []
+    for theirs, own in zip(*(record["autoencoder"] for record in records), strict=True):
+        cells = [f"{row[key]:.1f}" for row in (theirs, own) for key in ("psnr_db", "tenth_db")]
+        rows.append([f"`{theirs['style']}`", str(own["pictures"]), *cells])
+    note = f"\nPSNR, dB, {records[0]['size_px']}×{records[0]['size_px']}.\n"
+    head = [f"{who}: {what}" for who in ("zoo:emoji", "own") for what in ("mean", "lowest tenth")]
+    return table(["style", "pictures", *head], rows) + note
 
 
 def styles_text(profiles: Path) -> str:
-    """What the present family's text encoder tells of the new pictures, beside one with random weights."""
-    record = read(profiles / ENCODERS_RECORD)
-    probe, prompts, captions = record["probe"], record["prompts"], record["captions"]
+    """What both text encoders tell of the pictures, beside one with random weights."""
+    theirs, own = (read(profiles / name) for name in (ENCODERS_RECORD, OWN_ENCODERS_RECORD))
     rows = []
-    for part, count in probe["lists"].items():
-        shares = [f"{probe[who][part][rank]:.1%}" for who in ("present", "random") for rank in ("top1", "top5")]
-        rows.append([part, str(count), *shares, f"{probe['present'][part]['chance_top5']:.1%}"])
+    for part, count in own["probe"]["lists"].items():
+        sides = (theirs["probe"]["present"], own["probe"]["present"], own["probe"]["random"])
+        shares = [f"{side[part][rank]:.1%}" for side in sides for rank in ("top1", "top5")]
+        rows.append([part, str(count), *shares, f"{sides[1][part]['chance_top5']:.1%}"])
+    cut = [f"{record['captions']['cut']:.1%}" for record in (theirs, own)]
     note = (
-        f"\nA linear map from the mean text state of a prompt to {record['backbone']} features, fitted on "
-        f"{probe['fitted_on']} taught pictures. The encoder reads {record['reads_tokens']} tokens: "
-        f"{prompts['cut']:.1%} of the prompts and {captions['cut']:.1%} of the captions with tags are longer "
-        f"(the longest {captions['longest']}).\n"
+        f"\nA linear map from the mean text state of a prompt to {own['backbone']} features, fitted on "
+        f"{own['probe']['fitted_on']} taught pictures. The emoji family's encoder reads {theirs['reads_tokens']} "
+        f"tokens, the world's own {own['reads_tokens']}; {cut[0]} and {cut[1]} of the captions with tags are longer.\n"
     )
-    head = ["list", "prompts", "present: top-1", "top-5", "random weights: top-1", "top-5", "chance of top-5"]
-    return table(head, rows) + note
+    head = [f"{who}: {rank}" for who in ("zoo:emoji", "own", "random weights") for rank in ("top-1", "top-5")]
+    return table(["list", "prompts", *head, "chance of top-5"], rows) + note

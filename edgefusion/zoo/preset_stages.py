@@ -144,7 +144,7 @@ def cached(work: PresetWork) -> Path:
 def make_teacher(work: PresetWork) -> Record:
     """One chunk, and with the last step the checkpoint's U-Net."""
     made = teach(work.recipe, cached(work), work.folder / "teacher", device=work.device, minutes=work.minutes)
-    if made["steps_done"] == made["steps"]:
+    if made["steps_done"] >= made["steps"]:
         add_teacher(work.checkpoint, work.folder / "teacher" / "weights")
     return {key: made[key] for key in ("parameters", "steps", "steps_done", "chunks")}
 

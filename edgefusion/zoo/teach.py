@@ -2,6 +2,7 @@
 
 Beside the state (exact, large, for the machine it is on) each chunk leaves the averaged weights in float16, in files
 small enough to be carried: where the state is missing, training goes on from those, the optimiser's moments anew.
+A preset whose steps are raised goes on too, from there at the learning rates of the longer schedule.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def teach(preset: Preset, cached: Path, out: Path, *, device: str = "cpu", minut
     chunk = {
         "from": progress["steps_done"],
         "to": done,
+        "of": preset.teacher.schedule.steps,
         "seconds": round(time.monotonic() - began, 1),
         "device": device,
     }
@@ -88,15 +90,16 @@ def load_cache(folder: Path, device: str = "cpu") -> Cache:
 def _progress(out: Path, preset: Preset) -> Progress:
     """What is done in `out`, which is made if it is missing."""
     told = preset.model_dump(mode="json", include={"seed", "choice", "autoencoder", "text", "teacher"})
+    steps = told["teacher"]["schedule"].pop("steps")
     fingerprint = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     out.mkdir(parents=True, exist_ok=True)
     path = out / PROGRESS_FILE
     if not path.is_file():
-        return {"fingerprint": fingerprint, "steps": preset.teacher.schedule.steps, "steps_done": 0, "chunks": []}
+        return {"fingerprint": fingerprint, "steps": steps, "steps_done": 0, "chunks": []}
     progress: Progress = json.loads(path.read_text("utf-8"))
     if progress["fingerprint"] != fingerprint:
         raise UserError("was begun with another preset.", where=str(out), remedy="Choose another --work, or remove it.")
-    return progress
+    return progress | {"steps": steps}
 
 
 def _load_weights(unet: UNet2DConditionModel, folder: Path) -> None:

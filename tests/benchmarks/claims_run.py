@@ -44,7 +44,7 @@ class Run:
             needs: command → those of these commands that have to be done before it begins.
         """
         wait = needs or {}
-        left = {name: words for name, words in commands.items() if not self._done(name).exists()}
+        left = {name: words for name, words in commands.items() if not self.done(name).exists()}
         running: dict[str, subprocess.Popen[bytes]] = {}
         while left or running:
             ready = [name for name in left if not {*left, *running} & set(wait.get(name, ()))]
@@ -56,7 +56,7 @@ class Run:
                 for other in running.values():
                     other.terminate()
                 raise SystemExit(f"{name} failed: {self.work / (name + '.log')}")
-            self._done(name).touch()
+            self.done(name).touch()
             print(f"{name}: done", flush=True)
 
     def _begin(self, name: str, words: Words) -> subprocess.Popen[bytes]:
@@ -72,7 +72,8 @@ class Run:
                     return name
             time.sleep(0.2)
 
-    def _done(self, name: str) -> Path:
+    def done(self, name: str) -> Path:
+        """The file that says so."""
         return self.work / f"{name}.done"
 
     def figures(self, name: str) -> dict[str, Any]:

@@ -73,18 +73,22 @@ class Chain:
         self.commands[name] = verb, needs
 
 
-def students(chain: Chain) -> None:
-    """The four students; bk-tiny without features, and from fresh weights; edge in stages, with as many steps."""
-    for student in ("bk-base", "bk-small", "bk-tiny", "edge"):
-        start = chain.cut(f"cut-{student}", "--student", student)
-        chain.kd(f"kd-{student}", start, student)
+def student(chain: Chain, name: str) -> None:
+    """A student with inherited weights, distilled."""
+    chain.kd(f"kd-{name}", chain.cut(f"cut-{name}", "--student", name), name)
+
+
+def other_students(chain: Chain) -> None:
+    """bk-tiny without features, and from fresh weights; edge at once, and in stages with as many steps; the larger."""
     chain.kd("kd-no-features", "cut-bk-tiny", "bk-tiny", recipe="kd-no-features")
-    chain.cut("cut-fresh", "--student", "bk-tiny", "--fresh", 1)
-    chain.kd("kd-fresh", "cut-fresh", "bk-tiny")
+    chain.kd("kd-fresh", chain.cut("cut-fresh", "--student", "bk-tiny", "--fresh", 1), "bk-tiny")
+    student(chain, "edge")
     before = None
-    for stage, student in STAGES.items():
+    for stage, taps in STAGES.items():
         start = chain.cut(f"cut-{stage}", "--schedule", "bk-edge", "--stage", stage, after=before)
-        before = chain.kd(f"kd-{stage}", start, student, recipe="kd-stage")
+        before = chain.kd(f"kd-{stage}", start, taps, recipe="kd-stage")
+    student(chain, "bk-small")
+    student(chain, "bk-base")
 
 
 def two_steps(chain: Chain) -> None:
@@ -148,6 +152,7 @@ def models(chain: Chain) -> dict[str, tuple[Path, int, tuple[str, ...]]]:
     found = {"teacher": (chain.teacher, MANY, ())} | {name: (chain.student(name), MANY, ()) for name in many}
     found |= {name: (chain.student(name), 2, ()) for name in few}
     found |= {f"lcm-{steps}-steps": (chain.student("lcm"), steps, ()) for steps in (1, 4)}
+    found |= {"kd-bk-tiny-2-steps": (chain.student("kd-bk-tiny"), 2, ())}
     return found | {"decoder": (chain.student("decoder"), 2, ("--decoder", "tiny"))}
 
 
@@ -160,28 +165,33 @@ def main() -> None:
     parser.add_argument("--together", type=int, default=os.cpu_count() or 1, help="runs at a time, of --threads each")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=int, help="only so many prompts of a list")
+    parser.add_argument("--so-far", action="store_true", help="run nothing: the record of what is done")
     parser.add_argument("--record", type=Path)
     words = parser.parse_args()
     run = Run(words.work, words.threads, GUIDANCE)
     chain = Chain(run, words.made)
-    for part in (mixed_data, students, two_steps):
+    judge(chain, words.limit)  # first: what can be judged is judged before the next is trained
+    student(chain, "bk-tiny")
+    for part in (two_steps, mixed_data, other_students):
         part(chain)
-    trained = [name for name, (command, _) in chain.commands.items() if command[3] == "distill"]
-    judge(chain, words.limit)
-    run.all(
-        {name: command for name, (command, _) in chain.commands.items()},
-        words.together,
-        {name: needs for name, (_, needs) in chain.commands.items()},
-    )
-    judged = [name for name in chain.commands if (run.work / f"{name}.json").is_file()]
+    if not words.so_far:
+        run.all(
+            {name: command for name, (command, _) in chain.commands.items()},
+            words.together,
+            {name: needs for name, (_, needs) in chain.commands.items()},
+        )
+    done = [name for name in chain.commands if run.done(name).exists()]
+    trained = [name for name in done if chain.commands[name][0][3] == "distill"]
+    judged = [name for name in done if (run.work / f"{name}.json").is_file()]
+    decoder, curated = run.work / "decoder" / "student" / "vae_tiny" / "card.json", run.work / "curated.log"
     record = {
         "settings": {"seeds": SEEDS, "guidance_scale": float(GUIDANCE), "teacher_steps": MANY, "limit": words.limit},
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "tools": {tool: version(tool) for tool in ("torch", "diffusers", "transformers", "accelerate")},
         "teacher": json.loads((chain.made / "records" / "teacher.json").read_text("utf-8")),
         "runs": {name: json.loads((run.work / name / "run.json").read_text("utf-8")) for name in trained},
-        "decoder": json.loads((run.work / "decoder" / "student" / "vae_tiny" / "card.json").read_text("utf-8")),
-        "curated": (run.work / "curated.log").read_text("utf-8").strip().splitlines()[-1],
+        "decoder": json.loads(decoder.read_text("utf-8")) if "decoder" in done else None,
+        "curated": curated.read_text("utf-8").strip().splitlines()[-1] if "curated" in done else None,
         "figures": {name: run.figures(name) for name in judged},
     }
     keep(record, words.record)

@@ -9,8 +9,9 @@ Bars: pictures of int8 and w8a16 at 30 dB PSNR or more (median over 64 prompts o
     python tests/benchmarks/zoo_quantised.py --float build/float --bundle int8=build/int8 --bundle w8a16=build/w8a16 \
         --prompts prompts.csv --reference real/ --record profiles/zoo/quantised.json
 
-With --keep DIR what is drawn is kept there, and a later run goes on. Prompts and reference pictures: `edgefusion
-evaluate`'s files with `text`, `name` and `file_name`. It times nothing.
+A student of the styles world likewise, with the lists of its preset. With --keep DIR what is drawn is kept there, and a
+later run goes on. Prompts and reference pictures: `edgefusion evaluate`'s files with `text`, `name` and `file_name`. It
+times nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def drawn(
     """uint8 [H, W, 3] of every prompt, each with its own noise, and what the bundle is."""
     with Pipeline(bundle, verify=False, activations=activations) as pipeline:  # type: ignore[arg-type]
         folder = keep / pipeline.bundle.sha256[:12] if keep else None
-        made = [_picture(pipeline, text, SEED + number, folder) for number, text in enumerate(prompts.texts)]
+        paths = [folder / f"{stem}.png" if folder else None for stem in prompts.stems]
+        rows = enumerate(zip(prompts.texts, paths, strict=True))
+        made = [_picture(pipeline, text, SEED + number, path) for number, (text, path) in rows]
         manifest = pipeline.bundle.manifest
     parts = {
         name: {
@@ -64,8 +67,7 @@ def drawn(
     return made, {"bundle": manifest.name, "sha256": pipeline.bundle.sha256, "parts": parts, "gate": gate}
 
 
-def _picture(pipeline: Pipeline, text: str, seed: int, folder: Path | None) -> np.ndarray:
-    path = folder / f"{seed}.png" if folder else None
+def _picture(pipeline: Pipeline, text: str, seed: int, path: Path | None) -> np.ndarray:
     if path and path.is_file():
         return np.asarray(Image.open(path))
     made = pipeline.generate(text, seed=seed)
@@ -94,6 +96,7 @@ def compared(reference: list[np.ndarray], made: list[np.ndarray], prompts: Promp
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="zoo:emoji", help="what the bundles were made of, for the record")
     parser.add_argument("--float", type=Path, required=True, dest="plain")
     parser.add_argument("--bundle", action="append", default=[], metavar="NAME=DIR")
     parser.add_argument("--prompts", type=Path, required=True)
@@ -128,6 +131,7 @@ def main() -> None:
     record = {
         "schema_version": 1,
         "what": "zoo_quantised",
+        "model": words.model,
         "prompts": len(prompts),
         "reference_pictures": len(real),
         "seed": SEED,
