@@ -75,10 +75,11 @@ class Origins:
         for place in self.of(name):
             node = self._nodes.get(place)
             if node and node.kind == "Conv":
-                maker = self._makers.get(node.inputs[1])
-                small = maker is not None and maker.kind == "DequantizeLinear"
-                weight = self._weights.get(maker.inputs[0] if maker and small else node.inputs[1])
-                return weight.shape if weight else ()
+                filters = node.inputs[1]
+                maker = self._makers.get(filters)
+                if maker is not None and maker.kind == "DequantizeLinear":
+                    filters = maker.inputs[0]
+                return self._weights[filters].shape if filters in self._weights else ()
         return ()
 
     def weight_bytes(self, name: str) -> int | None:

@@ -93,7 +93,8 @@ def styles_claims(profiles: Path) -> str:
             for metric, sign in ((TOP5, 1), (FRECHET, -1)):
                 a, b = (_values(record, f"{name}-{part}", metric) for name in (better, worse))
                 cells.append(f"{_middle(a, metric)} / {_middle(b, metric)}: {verdict(a, b, sign)}" if a and b else "–")
-        rows += [[said, *cells]] if any(cell != "–" for cell in cells) else []
+        if any(cell != "–" for cell in cells):
+            rows.append([said, *cells])
     if not rows:
         return "No claim has been judged yet: `python tests/benchmarks/styles_claims.py`.\n"
     head = ["claim", *(f"{part}: {TITLES[metric]}" for part in LISTS for metric in (TOP5, FRECHET))]
